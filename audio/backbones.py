@@ -1,0 +1,319 @@
+"""The networks: AST, ViT and Whisper encoder, from scratch or from a checkpoint, at any geometry.
+
+All are transformers' own classes. A network is described by a JSON dict (its transformers config
+and what we changed), from which `build_network` makes it again without the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audio.settings import AST_PRESET, WHISPER_PRESET, SpectrogramSettings, UserError
+
+SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
+
+_AST, _VIT, _WHISPER = "audio-spectrogram-transformer", "vit", "whisper"
+_PATCH = 16
+
+
+class BackboneError(UserError):
+    """A backbone cannot be had, or does not fit the settings; the message gives the remedy."""
+
+
+def _classes(model_type: str) -> tuple[Any, Any]:
+    """Return transformers' config and model class of a supported type."""
+    import transformers as t
+
+    table = {
+        _AST: (t.ASTConfig, t.ASTForAudioClassification),
+        _VIT: (t.ViTConfig, t.ViTForImageClassification),
+        _WHISPER: (t.WhisperConfig, t.WhisperForAudioClassification),
+    }
+    if model_type not in table:
+        raise BackboneError(
+            f"a backbone of type {model_type!r} is not supported; use an AST, ViT or Whisper "
+            f"checkpoint, or one of {', '.join(SCRATCH)}."
+        )
+    return table[model_type]
+
+
+def scratch_network(
+    name: str, *, n_mels: int, n_frames: int, n_labels: int, dropout: float
+) -> dict[str, Any]:
+    """Return the description of a small network to be trained from nothing.
+
+    whisper-scratch: two 1-D convolutions over all bands, each halving the time, then four encoder
+    layers. ast-scratch: overlapping 16 x 16 patches, stride 10. vit-scratch: 16 x 16 patches.
+
+    Raises:
+        BackboneError: an unknown name.
+    """
+    wide: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3}
+    wide |= {"intermediate_size": 768}
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
+    if name == "whisper-scratch":
+        config: dict[str, Any] = {
+            "d_model": 192,
+            "encoder_layers": 4,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 576,
+            "decoder_layers": 1,
+            "num_mel_bins": n_mels,
+            "max_source_positions": -(-n_frames // 4),
+            "classifier_proj_size": 192,
+            "dropout": dropout,
+        }
+        return _describe(_WHISPER, config, n_labels, strides=[2, 2])
+    if name == "ast-scratch":
+        config = {"num_mel_bins": max(n_mels, _PATCH), "max_length": max(n_frames, _PATCH)}
+        return _describe(_AST, config | wide | drop, n_labels)
+    if name == "vit-scratch":
+        config = {"image_size": [_whole(n_mels), _whole(n_frames)], "num_channels": 1}
+        return _describe(_VIT, config | wide | drop | {"patch_size": _PATCH}, n_labels)
+    raise BackboneError(
+        f"backbone={name!r} is not one of {', '.join(SCRATCH)}, nor a folder with a config.json, "
+        "nor a hub id (owner/name)."
+    )
+
+
+def _describe(
+    model_type: str, config: dict[str, Any], n_labels: int, strides: list[int] | None = None
+) -> dict[str, Any]:
+    return {"type": model_type, "config": config | {"num_labels": n_labels}, "strides": strides}
+
+
+def _whole(n: int) -> int:
+    """Return `n` raised to a whole number of patches."""
+    return -(-n // _PATCH) * _PATCH
+
+
+def build_network(description: dict[str, Any]) -> nn.Module:
+    """Return the network of a description, with fresh weights from torch's generator."""
+    make_config, make_model = _classes(description["type"])
+    network: nn.Module = make_model(make_config(**description["config"]))
+    if description["strides"]:
+        encoder: Any = network.encoder
+        encoder.conv1.stride = (description["strides"][0],)
+        encoder.conv2.stride = (description["strides"][1],)
+    if description["type"] == _AST:  # transformers leaves these at zero; the original does not
+        ast: Any = network.audio_spectrogram_transformer
+        embeddings = ast.embeddings
+        for table in (
+            embeddings.position_embeddings,
+            embeddings.cls_token,
+            embeddings.distillation_token,
+        ):
+            nn.init.trunc_normal_(table.data, std=0.02)
+    return network
+
+
+def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Tensor:
+    """Return the logits, float32 (batch, n_labels).
+
+    features: (batch, n_mels, n_frames), normalised. frames: int (batch,), each clip's own frames,
+    or None for all; the Whisper encoder pools over these alone.
+    """
+    config = network.config
+    if config.model_type == _WHISPER:
+        encoder = network.encoder
+        stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
+        features = _grow(features, config.num_mel_bins, config.max_source_positions * stride)
+        hidden = network.projector(encoder(features).last_hidden_state)
+        return network.classifier(_masked_mean(hidden, frames, stride)).float()  # type: ignore[no-any-return]
+    if config.model_type == _AST:
+        features = _grow(features, config.num_mel_bins, config.max_length)
+        # AST takes (batch, n_frames, n_mels); a transposed input of equal size would pass unseen
+        return network(features.transpose(1, 2)).logits.float()  # type: ignore[no-any-return]
+    features = _grow(features, *config.image_size)
+    return network(features[:, None]).logits.float()  # type: ignore[no-any-return]
+
+
+def _grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
+    """Return the features with zeros (the mean) up to the size that the network was built for."""
+    have = tuple(features.shape[1:])
+    if have == (n_mels, n_frames):
+        return features
+    if (
+        have[0] > n_mels
+        or have[1] > n_frames
+        or n_mels - have[0] >= _PATCH
+        or n_frames - have[1] >= _PATCH
+    ):
+        raise BackboneError(
+            f"the network was built for {n_mels} bands x {n_frames} frames, not {have[0]} x "
+            f"{have[1]}; give it windows of its own clip_s."
+        )
+    return nn.functional.pad(features, (0, n_frames - have[1], 0, n_mels - have[0]))
+
+
+def _masked_mean(hidden: Tensor, frames: Tensor | None, stride: int) -> Tensor:
+    """Return the mean over the tokens that see the clip itself, (batch, width)."""
+    if frames is None:
+        return hidden.mean(1)
+    n = torch.div(frames + stride - 1, stride, rounding_mode="floor").clamp(1, hidden.shape[1])
+    inside = (torch.arange(hidden.shape[1], device=hidden.device) < n[:, None])[..., None]
+    return (hidden * inside).sum(1) / n[:, None].to(hidden.dtype)
+
+
+def _read_config(source: str) -> Any:
+    """Return the transformers config of a folder or hub id.
+
+    Raises:
+        BackboneError: there is none.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(source)
+    if folder.exists() and not (folder / "config.json").exists():
+        raise BackboneError(f"{source}: no config.json in it; give the folder of a checkpoint.")
+    if not folder.exists() and "/" not in source:
+        scratch_network(source, n_mels=16, n_frames=16, n_labels=2, dropout=0)  # says what there is
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackboneError(f"backbone={source!r} cannot be read: {first}") from None
+    _classes(config.model_type)
+    return config
+
+
+def is_checkpoint(backbone: str) -> bool:
+    """Return whether `backbone` names a checkpoint, not a network from scratch."""
+    return backbone not in SCRATCH
+
+
+def preset_for(backbone: str) -> SpectrogramSettings:
+    """Return the spectrogram that a backbone was trained on; `clip_s` is left to the corpus.
+
+    Raises:
+        BackboneError: the checkpoint cannot be read.
+    """
+    if not is_checkpoint(backbone):
+        return SpectrogramSettings()
+    config = _read_config(backbone)
+    if config.model_type == _AST:
+        return replace(AST_PRESET, clip_s=None, n_mels=config.num_mel_bins)
+    if config.model_type == _WHISPER:
+        return replace(WHISPER_PRESET, clip_s=None, n_mels=config.num_mel_bins)
+    return SpectrogramSettings(n_mels=128)
+
+
+def load_checkpoint(
+    source: str, *, n_mels: int, n_frames: int, n_labels: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a checkpoint's network fitted to a geometry and a new head, and its description.
+
+    source: folder or hub id of an AST, ViT or Whisper checkpoint in safetensors.
+
+    Raises:
+        BackboneError: it cannot be read, or cannot be fitted (Whisper's bands are fixed).
+    """
+    config = _read_config(source)
+    _, make_model = _classes(config.model_type)
+    try:
+        # at the checkpoint's own geometry, so that nothing but the head is made anew
+        network = make_model.from_pretrained(
+            source,
+            num_labels=n_labels,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+        )
+    except (OSError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackboneError(f"backbone={source!r} cannot be loaded: {first}") from None
+    fit = {_AST: _fit_ast, _VIT: _fit_vit, _WHISPER: _fit_whisper}[config.model_type]
+    fit(network, n_mels, n_frames)
+    kept = network.config.to_diff_dict() | {"num_labels": n_labels}
+    for name in ("id2label", "label2id", "architectures", "dtype", "transformers_version"):
+        kept.pop(name, None)
+    return network, {"type": config.model_type, "config": kept, "strides": None}
+
+
+def _fit_ast(network: Any, n_mels: int, n_frames: int) -> None:
+    """Crop or interpolate AST's positions, frequency first (Gong et al., 2021, ast_models.py)."""
+    config = network.config
+    embeddings = network.audio_spectrogram_transformer.embeddings
+    n_mels, n_frames = max(n_mels, config.patch_size), max(n_frames, config.patch_size)
+    old = embeddings.get_shape(config)
+    config.num_mel_bins, config.max_length = n_mels, n_frames
+    new = embeddings.get_shape(config)
+    table = embeddings.position_embeddings.data
+    special, grid = table[:, :2], table[:, 2:]
+    grid = grid.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, width, frequency, time)
+    size = (max(old[0], new[0]), max(old[1], new[1]))
+    if size != old:
+        grid = nn.functional.interpolate(grid, size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - new[0]) // 2, (size[1] - new[1]) // 2  # the middle, as the authors do
+    grid = grid[:, :, top : top + new[0], left : left + new[1]]
+    grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
+    embeddings.position_embeddings = nn.Parameter(torch.cat([special, grid], 1).contiguous())
+
+
+def _fit_whisper(network: Any, n_mels: int, n_frames: int) -> None:
+    """Keep the first of Whisper's positions, so that a short clip need not be padded to 30 s."""
+    config = network.config
+    if n_mels != config.num_mel_bins:
+        raise BackboneError(
+            f"n_mels={n_mels}, but this Whisper checkpoint is fixed to "
+            f"{config.num_mel_bins} bands; set n_mels={config.num_mel_bins}."
+        )
+    n_tokens = -(-n_frames // 2)
+    if n_tokens > config.max_source_positions:
+        raise BackboneError(
+            f"{n_frames} frames are more than this Whisper checkpoint's "
+            f"{2 * config.max_source_positions}; lower clip_s."
+        )
+    encoder = network.encoder
+    kept = encoder.embed_positions.weight.data[:n_tokens].clone()
+    positions = nn.Embedding(kept.shape[0], kept.shape[1], _weight=kept)
+    encoder.embed_positions = positions.requires_grad_(False)
+    config.max_source_positions = encoder.max_source_positions = n_tokens
+
+
+def _fit_vit(network: Any, n_mels: int, n_frames: int) -> None:
+    """Interpolate ViT's square grid of positions to ours, and sum RGB patches to one channel."""
+    config = network.config
+    embeddings = network.vit.embeddings
+    patches = embeddings.patch_embeddings
+    patch = config.patch_size
+    if patch != _PATCH:
+        raise BackboneError(f"a ViT of patch size {patch} is not supported; use one of {_PATCH}.")
+    old = (patches.image_size[0] // patch, patches.image_size[1] // patch)
+    image = (_whole(n_mels), _whole(n_frames))
+    new = (image[0] // patch, image[1] // patch)
+    table = embeddings.position_embeddings.data
+    grid = table[:, 1:].reshape(1, *old, -1).permute(0, 3, 1, 2)
+    if new != old:
+        grid = nn.functional.interpolate(grid, new, mode="bicubic", align_corners=False)
+    grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
+    embeddings.position_embeddings = nn.Parameter(torch.cat([table[:, :1], grid], 1).contiguous())
+    projection = patches.projection
+    if config.num_channels != 1:
+        summed = projection.weight.data.sum(1, keepdim=True)
+        projection.weight = nn.Parameter(summed)
+        projection.in_channels = 1
+    config.num_channels = patches.num_channels = 1
+    config.image_size = list(image)
+    embeddings.image_size = patches.image_size = image
+    patches.num_patches = new[0] * new[1]
+
+
+def freeze_fixed(network: Any) -> None:
+    """Keep Whisper's sinusoidal positions fixed; loading sets their requires_grad again."""
+    if network.config.model_type == _WHISPER:
+        network.encoder.embed_positions.requires_grad_(False)
+
+
+def head_parameters(network: Any) -> list[nn.Parameter]:
+    """Return the parameters of the classification head."""
+    heads = [network.classifier]
+    if network.config.model_type == _WHISPER:
+        heads.append(network.projector)
+    return [parameter for head in heads for parameter in head.parameters()]

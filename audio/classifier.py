@@ -1,0 +1,210 @@
+"""The classifier: waveform -> log-mel -> normalise -> network -> logits, as one saved model.
+
+The mel transform is part of the model, so training and prediction cannot disagree, and a saved
+folder needs nothing said about preprocessing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from audio.backbones import (
+    build_network,
+    freeze_fixed,
+    is_checkpoint,
+    load_checkpoint,
+    network_logits,
+    scratch_network,
+)
+from audio.settings import Settings, UserError
+from audio.spectrogram import LogMel
+from audio.waveform import Waveform, fit_length, window_starts
+
+FORMAT = 1  # of the saved folder; raised when older code could no longer read it
+
+
+class ModelError(UserError):
+    """A model folder cannot be used; the message gives the folder and the remedy."""
+
+
+class SpectrogramClassifierConfig(PretrainedConfig):  # type: ignore[misc]
+    """What a saved model carries: its settings, its network's description, its labels."""
+
+    model_type = "melbandit"
+
+    def __init__(
+        self,
+        settings: dict[str, Any] | None = None,
+        network: dict[str, Any] | None = None,
+        melbandit_format: int = FORMAT,
+        **more: Any,
+    ) -> None:
+        self.settings = settings or {}
+        self.network = network or {}
+        self.melbandit_format = melbandit_format
+        super().__init__(**more)
+
+
+class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
+    """A transformers model from waveforms to logits over the labels."""
+
+    config_class = SpectrogramClassifierConfig
+    main_input_name = "input_values"
+    base_model_prefix = "network"
+
+    def __init__(self, config: SpectrogramClassifierConfig) -> None:
+        super().__init__(config)
+        self.settings = Settings.from_json(config.settings)
+        self.log_mel = LogMel(self.settings.spectrogram)
+        self.network = build_network(config.network)
+        freeze_fixed(self.network)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave the parts as their own classes made them."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, labels: Sequence[str]) -> Self:
+        """Return a fresh model: a network from scratch, or a checkpoint fitted to the settings.
+
+        The weights follow from `settings.training.seed`; torch's own generator is left as it was.
+
+        Raises:
+            BackboneError: the backbone is unknown or does not fit.
+        """
+        spectrogram, training = settings.spectrogram, settings.training
+        geometry = {"n_mels": spectrogram.n_mels, "n_frames": spectrogram.n_frames}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            if is_checkpoint(training.backbone):
+                network, description = load_checkpoint(
+                    training.backbone, n_labels=len(labels), **geometry
+                )
+            else:
+                network = None
+                description = scratch_network(
+                    training.backbone, n_labels=len(labels), dropout=training.dropout, **geometry
+                )
+            model = cls(
+                SpectrogramClassifierConfig(
+                    settings=settings.to_json(),
+                    network=description,
+                    id2label=dict(enumerate(labels)),
+                    label2id={label: i for i, label in enumerate(labels)},
+                )
+            )
+            if network is not None:
+                model.network.load_state_dict(network.state_dict())
+        return model
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return a model that `save_pretrained` wrote, ready to predict.
+
+        Raises:
+            ModelError: the folder is no melbandit model, lacks a file, or is of a newer version.
+        """
+        config_path = folder / "config.json"
+        if not config_path.exists():
+            raise ModelError(f"{folder}: no config.json in it; give a folder that finetune wrote.")
+        try:
+            config = json.loads(config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{config_path}: cannot be read ({error}).") from None
+        if config.get("model_type") != "melbandit":
+            raise ModelError(
+                f"{folder}: holds a model of type {config.get('model_type')!r}, not melbandit's; "
+                "fine-tune from it first (--backbone)."
+            )
+        if config.get("melbandit_format", 0) > FORMAT:
+            raise ModelError(f"{folder}: written by a newer melbandit; upgrade to read it.")
+        if not (folder / "model.safetensors").exists():
+            raise ModelError(f"{folder}: model.safetensors is missing; copy the whole folder.")
+        model = cls.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        freeze_fixed(model.network)
+        return model.eval()  # type: ignore[no-any-return]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the logits."""
+        return tuple(self.config.id2label[i] for i in range(len(self.config.id2label)))
+
+    def forward(
+        self,
+        input_values: Tensor,
+        n_valid: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits (batch, n_labels), and the cross-entropy where labels are given.
+
+        input_values: float32 (batch, n_samples) in [-1, 1], windows of the model's `clip_s` at its
+        sample rate, zeros past n_valid. n_valid: int (batch,); None says all. labels: int (batch,).
+        """
+        level = self.log_mel(input_values, n_valid)
+        logits = self.classify(self.log_mel.normalise(level, n_valid), n_valid)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def classify(self, features: Tensor, n_valid: Tensor | None = None) -> Tensor:
+        """Return logits (batch, n_labels) of normalised features (batch, n_mels, n_frames)."""
+        frames = None
+        if n_valid is not None:
+            frames = self.log_mel.valid_frames(n_valid).clamp_max(features.shape[-1])
+        return network_logits(self.network, features, frames)
+
+    def windows(self, waveform: Waveform) -> Iterator[tuple[Waveform, int]]:
+        """Yield the windows that cover a clip: (samples (n_samples,), how many are its own)."""
+        spectrogram = self.settings.spectrogram
+        n = spectrogram.n_samples
+        for start in window_starts(len(waveform), n):
+            piece = waveform[start : start + n]
+            fitted = fit_length(piece, n, padding=spectrogram.padding)
+            yield fitted, n if spectrogram.padding == "repeat" else len(piece)
+
+    @torch.inference_mode()
+    def predict(
+        self, waveforms: Iterable[Waveform], *, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Return each clip's class probabilities, float32 (n_clips, n_labels).
+
+        waveforms: float32 (n_samples,) each, any length, at the model's sample rate. A clip longer
+        than a window gets the mean over as few windows as cover it.
+        """
+        self.eval()
+        pieces: list[tuple[Waveform, int]] = []
+        owner: list[int] = []
+        outputs: list[NDArray[np.float32]] = []
+        n_clips = 0
+
+        def run() -> None:
+            batch = torch.from_numpy(np.stack([piece for piece, _ in pieces])).to(self.device)
+            n_valid = torch.tensor([n for _, n in pieces], device=self.device)
+            logits = self(batch, n_valid=n_valid).logits
+            outputs.append(torch.softmax(logits, -1).cpu().numpy())
+            pieces.clear()
+
+        for i, waveform in enumerate(waveforms):
+            n_clips = i + 1
+            for window in self.windows(waveform):
+                pieces.append(window)
+                owner.append(i)
+                if len(pieces) == batch_size:
+                    run()
+        if pieces:
+            run()
+        sums = np.zeros((n_clips, len(self.labels)), np.float32)
+        if n_clips:
+            np.add.at(sums, owner, np.concatenate(outputs))
+            sums /= np.bincount(owner, minlength=n_clips)[:, None]
+        return sums

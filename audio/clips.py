@@ -1,0 +1,347 @@
+"""Which clips there are, what they are labelled, and which side of a split each is on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from audio.files import write_atomically
+from audio.settings import UserError
+
+SPLITS = ("train", "validation", "test")
+COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
+
+
+class ManifestError(UserError):
+    """A manifest or a split breaks a rule; the message gives the place and the remedy."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled piece of one file.
+
+    path: the file. label: its class. group: what must not be split (a speaker, a session, a
+    recording); None is a group of its own. fold: official fold. split: train, validation or test,
+    where the corpus prescribes it. start_s, duration_s: the piece of the file; None is the whole.
+    """
+
+    path: Path
+    label: str
+    group: str | None = None
+    fold: str | None = None
+    split: str | None = None
+    start_s: float = 0.0
+    duration_s: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells this clip from every other one: its path and its piece of the file."""
+        if self.start_s == 0.0 and self.duration_s is None:
+            return self.path.as_posix()
+        until = "" if self.duration_s is None else f"{self.start_s + self.duration_s:.3f}"
+        return f"{self.path.as_posix()}@{self.start_s:.3f}-{until}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The clips of a corpus, and the folder that their names are shown relative to."""
+
+    clips: tuple[Clip, ...]
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, sorted."""
+        return tuple(sorted({clip.label for clip in self.clips}))
+
+    def in_split(self, split: str) -> Manifest:
+        """Return the clips of one split, in order."""
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.split == split))
+
+    def without(self, keys: Iterable[str]) -> Manifest:
+        """Return the manifest less the clips whose `key` is among `keys`."""
+        gone = set(keys)
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.key not in gone))
+
+    def relative(self, path: Path) -> str:
+        """Return `path` relative to the root where it lies under it, else as it is."""
+        return (
+            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        )
+
+    def describe(self) -> str:
+        """Return one line: how many clips, classes and groups, by split."""
+        parts = []
+        for split in SPLITS:
+            clips = self.in_split(split).clips
+            groups = {clip.group for clip in clips if clip.group is not None}
+            parts.append(f"{len(clips)} {split}" + (f" in {len(groups)} groups" if groups else ""))
+        return f"{len(self)} clips, {len(self.labels)} classes: {', '.join(parts)}"
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Return {split, label, clips, groups} of each split and class, JSON-ready."""
+        cells: dict[tuple[str, str], list[Clip]] = {}
+        for clip in self.clips:
+            cells.setdefault((str(clip.split), clip.label), []).append(clip)
+        return [
+            {"split": split, "label": label, "clips": len(clips)}
+            | {"groups": len({c.group for c in clips if c.group is not None})}
+            for (split, label), clips in sorted(cells.items())
+        ]
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that change when a clip, its label or its split changes, or when a
+        file's size or time of change does."""
+        digest = hashlib.sha256()
+        for clip in self.clips:
+            try:
+                stat = clip.path.stat()
+                state = f"{stat.st_size}:{stat.st_mtime_ns}"
+            except OSError:
+                state = "missing"
+            digest.update(
+                f"{self.relative(clip.path)}|{clip.start_s}|{clip.duration_s}|{clip.label}|{clip.group}"
+                f"|{clip.fold}|{clip.split}|{state}\n".encode()
+            )
+        return digest.hexdigest()[:12]
+
+
+def _number(text: str | None, column: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ManifestError(f"{where}: {column}={text!r} is not a number of seconds.") from None
+    if not math.isfinite(value) or value < 0 or (column == "duration_s" and value == 0):
+        raise ManifestError(f"{where}: {column}={text} must be a positive number of seconds.")
+    return value
+
+
+def read_csv(path: Path) -> Manifest:
+    """Return the manifest in a CSV file.
+
+    Columns: path and label; optional group, fold, split, start_s, duration_s. Relative paths count
+    from the CSV's own folder.
+
+    Raises:
+        ManifestError: a missing column, an empty cell, an unknown split, the same clip twice; the
+            message names the file and the line.
+    """
+    clips: list[Clip] = []
+    seen: dict[str, int] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines)
+            missing = {"path", "label"} - set(table.fieldnames or ())
+            if missing:
+                raise ManifestError(
+                    f"{path}: no column {' or '.join(sorted(missing))}; the header must name at "
+                    f"least path and label, and may name {', '.join(COLUMNS[2:])}."
+                )
+            for row in table:
+                where = f"{path}:{table.line_num}"
+                if not row["path"] or not row["label"]:
+                    raise ManifestError(f"{where}: path and label must both have a value.")
+                split = row.get("split") or None
+                if split is not None and split not in SPLITS:
+                    raise ManifestError(
+                        f"{where}: split={split!r} is not one of {', '.join(SPLITS)}."
+                    )
+                clip = Clip(
+                    path=path.parent / row["path"],
+                    label=row["label"],
+                    group=row.get("group") or None,
+                    fold=row.get("fold") or None,
+                    split=split,
+                    start_s=_number(row.get("start_s"), "start_s", where) or 0.0,
+                    duration_s=_number(row.get("duration_s"), "duration_s", where),
+                )
+                if clip.key in seen:
+                    raise ManifestError(f"{where}: the same clip is on line {seen[clip.key]}.")
+                seen[clip.key] = table.line_num
+                clips.append(clip)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    if not clips:
+        raise ManifestError(f"{path}: lists no clips.")
+    return Manifest(tuple(clips), path.parent)
+
+
+def write_csv(manifest: Manifest, path: Path) -> None:
+    """Write a manifest that `read_csv` reads back; paths relative to the file where possible."""
+    lines = io.StringIO(newline="")
+    table = csv.writer(lines)
+    table.writerow(COLUMNS)
+    for clip in manifest.clips:
+        here = clip.path
+        if here.is_relative_to(path.parent):
+            here = here.relative_to(path.parent)
+        elif not here.is_absolute():
+            here = here.absolute()
+        duration = "" if clip.duration_s is None else repr(clip.duration_s)
+        start = "" if clip.start_s == 0 else repr(clip.start_s)
+        table.writerow(
+            [here.as_posix(), clip.label, clip.group, clip.fold, clip.split, start, duration]
+        )
+    write_atomically(path, lines.getvalue().encode("utf-8"))
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Which clips train, which validate and which are kept for the test."""
+
+    test_groups: tuple[str, ...] = ()
+    """Groups kept for the test (speakers, sessions, sites)."""
+    validation_groups: tuple[str, ...] = ()
+    """Groups that validate."""
+    test_folds: tuple[str, ...] = ()
+    """Official folds kept for the test; by default the last one, where there are folds."""
+    validation_folds: tuple[str, ...] = ()
+    """Official folds that validate; by default the one before the test's."""
+    test_percent: float = 20.0
+    """Share of the clips kept for the test where nothing else decides; whole groups only."""
+    validation_percent: float = 20.0
+    """Share of the clips that validate where nothing else decides; whole groups only."""
+    split_seed: int = 0
+    """Seed of the split by share."""
+
+
+def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
+    """Return the manifest with every clip in train, validation or test.
+
+    What decides, first come first served: the groups or folds that `settings` names; the split
+    that the corpus prescribes; its official folds; else whole groups drawn by share, classes kept
+    in proportion (scikit-learn's StratifiedGroupKFold). No group is ever on two sides.
+
+    Raises:
+        ManifestError: a named group or fold that no clip has, an empty side, too few groups, or a
+            prescribed split that puts one group on two sides.
+    """
+    clips = manifest.clips
+    settled: list[str | None] = [clip.split for clip in clips]
+    if settings.test_groups or settings.validation_groups:
+        settled = _by_name(
+            [c.group for c in clips], settings.test_groups, settings.validation_groups, "group"
+        )
+    elif settings.test_folds or settings.validation_folds:
+        settled = _by_name(
+            [c.fold for c in clips], settings.test_folds, settings.validation_folds, "fold"
+        )
+    elif any(settled):
+        settled = [split or "train" for split in settled]
+    elif all(clip.fold is not None for clip in clips):
+        folds = sorted({str(clip.fold) for clip in clips}, key=_natural)
+        if len(folds) < 3:
+            raise ManifestError(
+                f"{len(folds)} folds are too few for three sides; name --test-folds."
+            )
+        settled = _by_name([c.fold for c in clips], folds[-1:], folds[-2:-1], "fold")
+
+    groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
+    labels = [clip.label for clip in clips]
+    if "test" not in settled and settings.test_percent > 0:
+        _draw(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
+    if "validation" not in settled:
+        share = 100 * settings.validation_percent / (100 - settings.test_percent)
+        _draw(settled, groups, labels, "validation", share, settings.split_seed)
+    result = replace(
+        manifest,
+        clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
+    )
+    check_splits(result)
+    return result
+
+
+def check_splits(manifest: Manifest) -> None:
+    """Hold a split manifest to the rules.
+
+    Raises:
+        ManifestError: a group on two sides, no clips to train or validate on, fewer than two
+            classes, or a class that is tested but never trained.
+    """
+    side: dict[str, Clip] = {}
+    for clip in manifest.clips:
+        if clip.group is not None:
+            first = side.setdefault(clip.group, clip)
+            if first.split != clip.split:
+                raise ManifestError(
+                    f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
+                    f"{first.split}, {manifest.relative(clip.path)} in {clip.split}; a model would "
+                    "be scored on what it was trained on. Move one, or mend the group column."
+                )
+    count = Counter(clip.split for clip in manifest.clips)
+    for split in ("train", "validation"):
+        if not count[split]:
+            raise ManifestError(
+                f"no clips are left for {split}; change the groups, folds or shares."
+            )
+    trained = {clip.label for clip in manifest.clips if clip.split == "train"}
+    if len(trained) < 2:
+        raise ManifestError(
+            f"the training clips have {len(trained)} class; at least 2 are needed. In a folder of "
+            "clips each class is a subfolder; else give a CSV or --pattern."
+        )
+    never = sorted({clip.label for clip in manifest.clips} - trained)
+    if never:
+        raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Sort 2 before 10, and numbers before words."""
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)
+
+
+def _by_name(
+    have: Sequence[str | None], test: Sequence[str], validation: Sequence[str], what: str
+) -> list[str | None]:
+    both = sorted(set(test) & set(validation))
+    if both:
+        raise ManifestError(f"{what} {', '.join(both)} cannot both test and validate.")
+    there = {name for name in have if name is not None}
+    for name in (*test, *validation):
+        if name not in there:
+            shown = ", ".join(sorted(there, key=_natural)[:20]) or "none at all"
+            raise ManifestError(f"no clip is in {what} {name}; there are: {shown}.")
+    return ["test" if h in test else "validation" if h in validation else None for h in have]
+
+
+def _draw(
+    settled: list[str | None],
+    groups: Sequence[str],
+    labels: Sequence[str],
+    side: Literal["test", "validation"],
+    percent: float,
+    seed: int,
+) -> None:
+    """Move about `percent` of the clips that no side has yet to `side`, by whole groups."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    free = [i for i, split in enumerate(settled) if split is None]
+    n_groups = len({groups[i] for i in free})
+    if n_groups < 2:
+        raise ManifestError(
+            f"{n_groups} group is left to draw {side} clips from; a side needs a whole group of "
+            "its own. Name more groups, or leave the group column out."
+        )
+    n_parts = min(max(round(100 / max(percent, 1e-9)), 2), n_groups)
+    parts = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class with fewer clips than parts is no error here
+        _, taken = next(parts.split(free, [labels[i] for i in free], [groups[i] for i in free]))
+    for position in taken:
+        settled[free[position]] = side

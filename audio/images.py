@@ -1,0 +1,231 @@
+"""Log-mel levels as 8-bit pictures, and the folder of pictures that other tools read.
+
+A picture is grey, one row a band with low frequencies at the bottom, one column a frame. Its text
+chunks carry the level of black and of white, so reading it back gives the levels to within half a
+step of `(high - low) / 255`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from audio.clips import Clip, Manifest, ManifestError
+from audio.files import write_atomically
+from audio.plots import palette
+from audio.settings import SpectrogramSettings
+
+Level = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+METADATA_COLUMNS = ("file_name", "label", "group", "fold", "source")
+
+
+def to_pixels(level: Level, low: float, high: float) -> Pixels:
+    """Return levels as uint8, `low` black and `high` white; the shape stays."""
+    pixels: Pixels = np.rint((level - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def from_pixels(pixels: Pixels, low: float, high: float) -> Level:
+    """Return uint8 as levels, float32; the inverse of `to_pixels` to within half a step."""
+    return pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
+
+
+def level_range(level: Level) -> tuple[float, float]:
+    """Return the least and greatest level, at least 1e-3 apart."""
+    low, high = float(level.min()), float(level.max())
+    return low, max(high, low + 1e-3)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture read back.
+
+    pixels: uint8 (n_mels, n_frames), low frequencies first. low, high: the level of black and
+    white. n_valid: the clip's samples before the padding. settings_fingerprint: of the settings it
+    was made with.
+    """
+
+    pixels: Pixels
+    low: float
+    high: float
+    n_valid: int
+    settings_fingerprint: str
+
+    @property
+    def level(self) -> Level:
+        """The levels, float32 (n_mels, n_frames), to within half a step."""
+        return from_pixels(self.pixels, self.low, self.high)
+
+
+def encode_picture(
+    level: Level, settings: SpectrogramSettings, *, n_valid: int, colormap: str | None = None
+) -> bytes:
+    """Return the PNG of a level, (n_mels, n_frames) with low frequencies first.
+
+    colormap: a matplotlib name, for people; such a picture cannot be read back as levels.
+    """
+    low, high = level_range(level)
+    pixels = to_pixels(level[::-1], low, high)
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("melbandit", settings.fingerprint())
+    notes.add_text("low_db", repr(low))
+    notes.add_text("high_db", repr(high))
+    notes.add_text("n_valid", str(n_valid))
+    if colormap is not None:
+        pixels = colour(pixels, colormap)
+        notes.add_text("colormap", colormap)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", pnginfo=notes, compress_level=1)
+    return out.getvalue()
+
+
+def colour(pixels: Pixels, colormap: str) -> Pixels:
+    """Return grey (height, width) as (height, width, 3) by a matplotlib colour map."""
+    import matplotlib
+
+    table = matplotlib.colormaps[colormap](np.arange(256))[:, :3]
+    return np.asarray(np.rint(table * 255), np.uint8)[pixels]
+
+
+def read_picture(path: Path) -> Picture:
+    """Return a picture that `encode_picture` made.
+
+    Raises:
+        ManifestError: not such a picture, or a coloured one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            notes = getattr(image, "text", {})
+            pixels = np.asarray(image)
+    except OSError as error:
+        raise ManifestError(f"{path}: not a readable picture ({error}).") from None
+    if "melbandit" not in notes:
+        raise ManifestError(f"{path}: not made by `melbandit convert`: its dB range is missing.")
+    if "colormap" in notes:
+        raise ManifestError(
+            f"{path}: coloured ({notes['colormap']}); levels can be read from grey pictures only: "
+            "convert without --colormap."
+        )
+    return Picture(
+        np.ascontiguousarray(pixels[::-1]),
+        float(notes["low_db"]),
+        float(notes["high_db"]),
+        int(notes["n_valid"]),
+        notes["melbandit"],
+    )
+
+
+def picture_paths(manifest: Manifest) -> list[Path]:
+    """Return each clip's picture, relative to the folder: `split/label/name.png`.
+
+    A name is the file's own; where two clips of one class share it, the later ones get a number.
+    """
+    taken: set[str] = set()
+    paths: list[Path] = []
+    for clip in manifest.clips:
+        stem = clip.path.stem
+        if clip.start_s or clip.duration_s:
+            stem += f"@{clip.start_s:.3f}"
+        folder = f"{clip.split}/{_safe(clip.label)}"
+        name, n = f"{folder}/{_safe(stem)}", 1
+        while f"{name}.png".casefold() in taken:
+            n += 1
+            name = f"{folder}/{_safe(stem)}-{n}"
+        taken.add(f"{name}.png".casefold())
+        paths.append(Path(f"{name}.png"))
+    return paths
+
+
+def _safe(name: str) -> str:
+    """Return a label or stem as a file name: no separators, no leading dot."""
+    name = name.replace("/", "_").replace("\\", "_").replace("\0", "_")
+    return "_" + name[1:] if name.startswith(".") else name
+
+
+def write_metadata(root: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `metadata.csv` into each split's folder, as the imagefolder layout has it.
+
+    rows: dicts with `path` (relative to root, split first) and `METADATA_COLUMNS[1:]`.
+    """
+    for split in sorted({Path(row["path"]).parts[0] for row in rows}):
+        out = io.StringIO(newline="")
+        table = csv.DictWriter(out, METADATA_COLUMNS, extrasaction="ignore")
+        table.writeheader()
+        for row in rows:
+            path = Path(row["path"])
+            if path.parts[0] == split:
+                table.writerow({**row, "file_name": path.relative_to(split).as_posix()})
+        write_atomically(root / split / "metadata.csv", out.getvalue().encode("utf-8"))
+
+
+def is_images_folder(root: Path) -> bool:
+    """Return whether `melbandit convert` made this folder."""
+    return root.is_dir() and any(root.glob("*/metadata.csv")) and (root / "settings.json").exists()
+
+
+def read_images_folder(root: Path) -> tuple[Manifest, SpectrogramSettings]:
+    """Return the pictures of a folder that `melbandit convert` made, and their settings.
+
+    Raises:
+        ManifestError: the folder is unfinished or not of that kind.
+    """
+    try:
+        record = json.loads((root / "settings.json").read_text(encoding="utf-8"))
+        settings = SpectrogramSettings.from_json(record["settings"]["spectrogram"])
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ManifestError(f"{root}: no readable settings.json ({error!r}).") from None
+    clips: list[Clip] = []
+    for table in sorted(root.glob("*/metadata.csv")):
+        with table.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                clips.append(
+                    Clip(
+                        path=table.parent / row["file_name"],
+                        label=row["label"],
+                        group=row["group"] or None,
+                        fold=row["fold"] or None,
+                        split=table.parent.name,
+                    )
+                )
+    if not clips:
+        raise ManifestError(f"{root}: lists no pictures; run `melbandit convert` to its end.")
+    return Manifest(tuple(clips), root), settings
+
+
+def contact_sheet(
+    pictures: Sequence[tuple[str, Pixels]], *, columns: int = 3, cell: tuple[int, int] = (300, 150)
+) -> Image.Image:
+    """Return one picture of many: rows of `columns` labelled, coloured spectrograms.
+
+    pictures: (label, uint8 (n_mels, n_frames) with low frequencies at the bottom).
+    """
+    width, height = cell
+    caption, gap = 22, 8
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + gap) + gap, max(1, rows) * (height + caption + gap) + gap),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    magma = palette()
+    font = ImageFont.load_default(14)
+    for i, (label, pixels) in enumerate(pictures):
+        x = gap + (i % columns) * (width + gap)
+        y = gap + (i // columns) * (height + caption + gap)
+        shown = Image.fromarray(magma[pixels]).resize(cell, Image.Resampling.BILINEAR)
+        sheet.paste(shown, (x, y + caption))
+        draw.text((x, y + 2), label[:40], fill="black", font=font)
+    return sheet

@@ -1,0 +1,564 @@
+"""Figures for the report, as markup written by hand: SVG charts and PNG pictures.
+
+Vector figures carry no colours of their own, only class names: the page's style
+sheet colours them, so they follow its light and dark theme and its font. Every
+function is pure: plain data in, a string out. None and NaN are drawn as gaps
+and written as an en dash.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DASH = "–"
+NBSP = "\N{NO-BREAK SPACE}"
+
+#: Every 17th of the 256 colours of matplotlib's magma (CC0, van der Walt & Smith 2015).
+MAGMA = (
+    "0000030b08241f114b3b0f6f57147d711f818c2980a7317d"
+    "c33b74dd4968f0605dfa7f5efd9f6cfebe83fddd9ffbfcbf"
+)
+
+TITLED = 300  # hover titles in one figure; the page of 5000 trials then stays under 1 MB
+WIDEST_PICTURE = 480  # pixels; twice what a picture spans on a desktop page
+
+
+# Markup
+
+
+def text(value: object) -> str:
+    """Return `value` as markup that shows it letter by letter.
+
+    Characters that no HTML or XML page may hold (controls, lone surrogates from
+    undecodable file names) become U+FFFD.
+
+    >>> text("<b>&")
+    '&lt;b&gt;&amp;'
+    """
+    raw = str(value)
+    bad = {"Cc", "Cs"}
+    if any(unicodedata.category(c) in bad or c in "\ufffe\uffff" for c in raw):
+        raw = "".join(
+            "\ufffd" if (unicodedata.category(c) in bad and c not in "\t\n") or c in "\ufffe\uffff"
+            else c
+            for c in raw
+        )  # fmt: skip
+    return html.escape(raw)
+
+
+def el(name: str, *children: str, **attributes: object) -> str:
+    """Return one element; children are markup, attribute values are escaped here.
+
+    An attribute that is None is left out; `class_` is written `class`, `x_y` is `x-y`.
+
+    >>> el("td", text("a < b"), class_="n")
+    '<td class="n">a &lt; b</td>'
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-") if key != "viewBox" else key}="{_attribute(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name == "img":
+        return f"<img{written} />"
+    return f"<{name}{written}>{''.join(children)}</{name}>"
+
+
+def _attribute(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else text(value)
+
+
+def finite(value: object) -> float | None:
+    """Return `value` as a float, or None where it is missing, NaN, infinite or no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def number(value: object, digits: int = 3) -> str:
+    """Return a number to `digits` decimals, whole numbers as they are, gaps as an en dash.
+
+    >>> number(0.91254), number(12), number(float("nan")), number(-0.5, 1)
+    ('0.913', '12', '–', '−0.5')
+    """
+    known = finite(value)
+    if known is None:
+        return DASH
+    written = f"{known:.0f}" if isinstance(value, int | np.integer) else f"{known:.{digits}f}"
+    return written.replace("-", "−")
+
+
+def percent(value: object) -> str:
+    """Return a share as a percentage to one decimal.
+
+    >>> percent(0.9125), percent(None)
+    ('91.2\\xa0%', '–')
+    """
+    known = finite(value)
+    return DASH if known is None else number(100 * known, 1) + NBSP + "%"
+
+
+def plain(value: object) -> str:
+    """Return any JSON value as a person would type it: a setting, a version, a list."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={plain(inner)}" for key, inner in value.items()) or DASH
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or DASH
+    return str(value)
+
+
+def duration(seconds: object) -> str:
+    """Return a length of time in its two largest units.
+
+    >>> duration(41.2), duration(3725)
+    ('41 s', '1 h 2 min')
+    """
+    known = finite(seconds)
+    if known is None:
+        return DASH
+    if known < 10:
+        return f"{known:.1f} s"
+    if known < 60:
+        return f"{known:.0f} s"
+    minutes = round(known / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shorten(label: object, columns: int) -> str:
+    """Return `label` cut to `columns` letters with an ellipsis; wide letters count twice."""
+    whole, kept = str(label), ""
+    if _columns(whole) <= columns:
+        return whole
+    for letter in whole:
+        if _columns(kept + letter) > columns - 1:
+            break
+        kept += letter
+    return kept + "…"
+
+
+def _columns(label: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label)
+
+
+# Scales
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from data in [low, high] to pixels from start to end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of `value`."""
+        if self.high == self.low:
+            return (self.start + self.end) / 2
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def ticks(low: float, high: float, at_most: int = 6) -> list[float]:
+    """Return round numbers in [low, high], 1, 2 or 5 times a power of ten apart.
+
+    >>> ticks(0.0, 1.0)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    if not high > low:
+        return [low]
+    rough = (high - low) / max(1, at_most - 1)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def _span(values: Sequence[float], least: float = 1e-6) -> tuple[float, float]:
+    """Return the range of the values, widened by 6 % on either side."""
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    room = max(0.06 * (high - low), 0.02 * abs(high) if high == low else 0.0, least)
+    return low - room, high + room
+
+
+def _tick_text(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+# Pieces
+
+
+def label(x: float, y: float, content: object, kind: str = "soft", **attributes: object) -> str:
+    """Return a piece of SVG text; `content` is data, not markup."""
+    return el("text", text(content), x=x, y=y, class_=kind, **attributes)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """Return a straight SVG line of style `kind`."""
+    return el("path", d=f"M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}", class_=kind)
+
+
+def svg(width: float, height: float, *children: str, alt: str, kind: str | None = None) -> str:
+    """Return the figure; it shrinks with the page to 68 % or 280 pixels and is then scrolled."""
+    return el(
+        "svg",
+        *children,
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        aria_label=alt,
+        class_=kind or ("wide" if width > 450 else "chart"),
+        style=f"max-width:{width:g}px;min-width:{min(width, max(280, 0.68 * width)):g}px",
+    )
+
+
+def _axes(x: Scale, y: Scale, x_label: str, y_label: str, base: float | None = None) -> list[str]:
+    """Return grid, tick and axis labels; x is counted in whole numbers, and drawn at `base`."""
+    base = y.start if base is None else base
+    parts = []
+    for tick in ticks(y.low, y.high, 6):
+        parts.append(line(x.start, y(tick), x.end, y(tick), "grid"))
+        parts.append(label(x.start - 8, y(tick) + 4, _tick_text(tick), "soft end"))
+    for tick in ticks(x.low, x.high, 7):
+        if tick == int(tick):
+            parts.append(label(x(tick), base + 18, _tick_text(tick), "soft mid"))
+    parts.append(line(x.start, base, x.end, base, "axis"))
+    parts.append(label(x.end, base + 36, x_label, "soft end"))
+    parts.append(label(max(0.0, x.start - 40), y.end - 10, y_label, "soft"))
+    return parts
+
+
+def _polyline(points: Sequence[tuple[float, float | None]]) -> str:
+    """Return the path through the points, lifted at the gaps."""
+    path, down = "", False
+    for x, y in points:
+        if y is None:
+            down = False
+            continue
+        path += f"{'L' if down else 'M'}{x:.1f} {y:.1f}"
+        down = True
+    return path
+
+
+def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Return the label positions moved apart until neighbours are `gap` from each other."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = list(wanted)
+    for before, after in pairwise(order):
+        placed[after] = max(placed[after], placed[before] + gap)
+    excess = [max(0.0, placed[i] - wanted[i]) for i in order]
+    shift = max(excess, default=0.0) / 2
+    return [position - shift for position in placed]
+
+
+# Figures
+
+
+def line_chart(
+    series: Sequence[tuple[str, Sequence[float | None]]],
+    xs: Sequence[float],
+    *,
+    x_label: str,
+    y_label: str,
+    alt: str,
+    mark: tuple[float, str] | None = None,
+    size: tuple[float, float] = (400, 270),
+) -> str:
+    """Return one line per series over shared `xs`, named at its end, and a marked x."""
+    known = [v for _, ys in series for v in map(finite, ys) if v is not None]
+    if not known or not xs:
+        return empty("Nothing was recorded.")
+    names_px = 8 + 6.6 * max(_columns(name) for name, _ in series)
+    x = Scale(min(xs), max(xs), 46, size[0] - names_px)
+    y = Scale(*_span(known), size[1] - 46, 34)
+    parts = _axes(x, y, x_label, y_label)
+    if mark is not None:
+        at, name = mark
+        parts.append(line(x(at), y.start, x(at), y.end, "mark"))
+        right = x(at) < (x.start + x.end) / 2
+        side = "ink" if right else "ink end"
+        parts.append(label(x(at) + (5 if right else -5), y.end + 4, name, side))
+    ends = []
+    for i, (name, ys) in enumerate(series):
+        points = [
+            (x(at), None if v is None else y(v)) for at, v in zip(xs, map(finite, ys), strict=True)
+        ]
+        parts.append(el("path", d=_polyline(points), class_=f"line s{i + 1}"))
+        drawn = [p for p in points if p[1] is not None]
+        if not drawn:
+            continue
+        ends.append((drawn[-1][1] or 0.0, name, i))
+        step = max(1, math.ceil(len(points) / TITLED))
+        for at, value, (px, py) in list(zip(xs, ys, points, strict=True))[::step]:
+            if py is not None:
+                if len(points) <= 12:
+                    parts.append(el("circle", cx=px, cy=py, r=2.8, class_=f"t{i + 1}"))
+                title = f"{x_label} {_tick_text(at)}: {name} {number(value, 4)}"
+                parts.append(
+                    el("circle", el("title", text(title)), cx=px, cy=py, r=5, class_="hit")
+                )
+    for (_, name, i), at_y in zip(ends, _apart([e[0] for e in ends], 15), strict=True):
+        parts.append(label(x.end + 7, at_y + 4, name, f"t{i + 1}"))
+    return svg(*size, *parts, alt=alt)
+
+
+def best_so_far(trials: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """Return, after each trial, the greatest score of the complete ones up to it.
+
+    >>> best_so_far([{"score": s, "state": "complete"} for s in (None, 0.5, 0.4, 0.9)])
+    [None, 0.5, 0.5, 0.9]
+    """
+    best: float | None = None
+    out = []
+    for trial in trials:
+        score = finite(trial.get("score"))
+        if score is not None and trial.get("state", "complete") == "complete":
+            best = score if best is None else max(best, score)
+        out.append(best)
+    return out
+
+
+def _marker(kind: str, x: float, y: float) -> str:
+    if kind == "failed":
+        return f"M{x - 3:.1f} {y - 3:.1f}l6 6m-6 0l6-6"
+    if kind == "default":
+        return f"M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5-6.5z"
+    r = 3.2
+    return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+
+
+def trial_chart(trials: Sequence[Mapping[str, Any]], *, alt: str) -> str:
+    """Return one mark per trial, the best so far as steps, and the default's level."""
+    scores = [finite(t.get("score")) for t in trials]
+    known = [s for s in scores if s is not None]
+    if not known:
+        return empty("No trial has finished with a score yet.")
+    width, height = 800.0, 350.0
+    given = [finite(t.get("number")) for t in trials]
+    numbers = [float(i) if n is None else n for i, n in enumerate(given)]
+    x = Scale(min(numbers), max(numbers), 52, width - 128)
+    base = height - 46
+    y = Scale(*_span(known), base - 18, 34)
+    parts = _axes(x, y, "trial", "score", base)
+    rank = [
+        math.inf if t.get("phase") == "default" else s for t, s in zip(trials, scores, strict=True)
+    ]
+    order = sorted(range(len(trials)), key=lambda i: math.inf if (r := rank[i]) is None else -r)
+    titled = set(order[:TITLED])
+    crowd: dict[str, str] = {}
+    single: list[str] = []
+    for i, (trial, score) in enumerate(zip(trials, scores, strict=True)):
+        state, phase = trial.get("state", "complete"), trial.get("phase", "agent")
+        kind = phase if state == "complete" else "pruned" if state == "pruned" else "failed"
+        if kind not in {"default", "random", "pruned", "failed"}:
+            kind = "agent"
+        at_y = base - 9 if score is None or kind == "failed" else y(score)
+        path = _marker(kind, x(numbers[i]), at_y)
+        if i not in titled:
+            crowd[kind] = crowd.get(kind, "") + path
+            continue
+        about = f"trial {numbers[i]:g}, {phase}, {state}: {number(score, 4)}"
+        about += f" in {duration(trial.get('seconds'))}; {plain(trial.get('values') or {})}"
+        single.append(el("path", el("title", text(about)), d=path, class_=f"trial {kind}"))
+    best = best_so_far(trials)
+    steps: list[tuple[float, float | None]] = []
+    for at, before, after in zip(numbers, [None, *best], best, strict=False):
+        if before is not None and after is not None and after > before:
+            steps.append((x(at), y(before)))
+        steps.append((x(at), None if after is None else y(after)))
+    parts += [el("path", d=d, class_=f"trial {kind}") for kind, d in crowd.items()]
+    notes: list[tuple[float, str, str]] = []
+    of_default = [s for t, s in zip(trials, scores, strict=True) if t.get("phase") == "default"]
+    level = _mean([s for s in of_default if s is not None])
+    if level is not None:
+        parts.append(line(x.start, y(level), x.end, y(level), "mark"))
+        notes.append((y(level), f"default {number(level)}", "ink"))
+    parts.append(el("path", d=_polyline(steps), class_="line s2"))
+    if best[-1] is not None:
+        notes.append((y(best[-1]), f"best {number(best[-1])}", "t2"))
+    for (_, note, kind), at_y in zip(notes, _apart([n[0] for n in notes], 15), strict=True):
+        parts.append(label(x.end + 8, at_y + 4, note, kind))
+    return svg(width, height, *parts, *single, alt=alt)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One row of an interval chart: a name, a dot with its interval, single points, a note."""
+
+    name: str
+    mean: float | None
+    half_width: float | None
+    kind: str = "other"
+    note: str = ""
+    title: str = ""
+    points: Sequence[float] = ()
+
+
+def interval_chart(
+    rows: Sequence[IntervalRow],
+    span: tuple[float, float],
+    *,
+    alt: str,
+    x_label: str,
+    width: float = 360,
+    name_columns: int = 14,
+) -> str:
+    """Return one dot with error bar per row on a shared x axis, the note at its right."""
+    left = 10 + 6.8 * min(name_columns, max((_columns(r.name) for r in rows), default=1))
+    right = width - 6.4 * max((_columns(r.note) for r in rows), default=0) - 14
+    x = Scale(*span, max(left, 40) + 4, right)
+    pitch = 25.0
+    top = 20.0
+    bottom = top + pitch * len(rows)
+    parts = [label(width, 12, x_label, "soft end")]
+    for tick in ticks(*span, 4):
+        parts.append(line(x(tick), top, x(tick), bottom, "grid"))
+        parts.append(label(x(tick), bottom + 15, _tick_text(tick), "soft mid"))
+    for i, row in enumerate(rows):
+        at = top + pitch * (i + 0.5)
+        strong = "ink" if row.kind == "other" else "ink strong"
+        pieces = [el("title", text(row.title))] if row.title else []
+        pieces.append(label(x.start - 10, at + 4, shorten(row.name, name_columns), f"{strong} end"))
+        pieces += [el("circle", cx=x(p), cy=at, r=3.2, class_="seed") for p in row.points]
+        if row.mean is not None:
+            if row.half_width is not None:
+                low, high = (
+                    min(max(v, span[0]), span[1])
+                    for v in (row.mean - row.half_width, row.mean + row.half_width)
+                )
+                pieces.append(line(x(low), at, x(high), at, f"bar {row.kind}"))
+            pieces.append(el("circle", cx=x(row.mean), cy=at, r=4.8, class_=f"dot {row.kind}"))
+        pieces.append(label(width, at + 4, row.note, "soft end"))
+        parts.append(el("g", *pieces))
+    return svg(width, bottom + 22, *parts, alt=alt)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a heat map: how strong in [0, 1], what it says, and its hover title."""
+
+    strength: float
+    big: str
+    small: str = ""
+    title: str = ""
+    kind: str = "hit-cell"
+
+
+def heat_map(
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    cells: Mapping[tuple[int, int], Cell],
+    *,
+    row_label: str,
+    column_label: str,
+    alt: str,
+    cell_px: float | None = None,
+) -> str:
+    """Return the cells as a grid, names thinned and turned where there are many."""
+    n = max(len(row_names), len(column_names), 1)
+    side = cell_px or min(62.0, max(11.0, 540 / n))
+    columns = 16 if n <= 20 else 12
+    shown = [shorten(name, columns) for name in (*row_names, *column_names)]
+    longest = max(map(_columns, shown), default=1)
+    turned = max((_columns(shorten(c, columns)) for c in column_names), default=1) * 6.8 > side - 6
+    left = 30 + 6.8 * longest
+    top = 30 + (4.9 * longest if turned else 14)
+    every = math.ceil(13 / side)
+    width = left + side * len(column_names) + (26 if turned else 8)
+    height = top + side * len(row_names) + 4
+    parts = [
+        label(left, 12, f"{column_label} →", "soft"),
+        label(12, top + 2, f"← {row_label}", "soft end", transform=f"rotate(-90 12 {top + 2:g})"),
+        el("rect", x=left, y=top, width=side * len(column_names), height=side * len(row_names),
+           class_="ground"),
+    ]  # fmt: skip
+    for i, name in enumerate(row_names):
+        if i % every == 0:
+            word = el("title", text(name)) + text(shorten(name, columns))
+            y = top + side * (i + 0.5) + 4
+            parts.append(el("text", word, x=left - 8, y=y, class_="ink end"))
+    for j, name in enumerate(column_names):
+        if j % every == 0:
+            word = el("title", text(name)) + text(shorten(name, columns))
+            x, y = left + side * (j + 0.5), top - 8.0
+            turn = f"rotate(-45 {x:.1f} {y:.1f})" if turned else None
+            kind = "ink" if turned else "ink mid"
+            parts.append(el("text", word, x=x, y=y, class_=kind, transform=turn))
+    gap = 1.5 if side > 20 else 0.5
+    faintest = 0.12 if side > 20 else 0.25  # one clip in a small cell is still seen
+    for (i, j), cell in sorted(cells.items()):
+        x, y = left + side * j, top + side * i
+        pieces = [el("title", text(cell.title))] if cell.title else []
+        pieces.append(
+            el("rect", x=x + gap / 2, y=y + gap / 2, width=side - gap, height=side - gap,
+               class_=cell.kind, fill_opacity=round(faintest + (1 - faintest) * cell.strength, 2))
+        )  # fmt: skip
+        ink = "over mid" if cell.strength > 0.68 else "ink mid"
+        if side >= 20:
+            lift = -2 if cell.small and side >= 44 else 4
+            pieces.append(label(x + side / 2, y + side / 2 + lift, cell.big, ink))
+        if cell.small and side >= 44:
+            pieces.append(label(x + side / 2, y + side / 2 + 14, cell.small, f"{ink} tiny"))
+        parts.append(el("g", *pieces))
+    return svg(width, height, *parts, alt=alt)
+
+
+def empty(why: str) -> str:
+    """Return the sentence that stands where a figure has nothing to show."""
+    return el("p", text(why), class_="empty")
+
+
+# Pictures
+
+
+def palette() -> npt.NDArray[np.uint8]:
+    """Return magma as uint8 (256, 3), interpolated between its 16 stored colours."""
+    stored = np.frombuffer(bytes.fromhex(MAGMA), dtype=np.uint8).reshape(-1, 3)
+    at = np.linspace(0, len(stored) - 1, 256)
+    channels = [np.interp(at, np.arange(len(stored)), stored[:, k]) for k in range(3)]
+    return np.stack(channels, axis=1).round().astype(np.uint8)
+
+
+def picture_uri(levels: npt.ArrayLike) -> str:
+    """Return a PNG data URI of a spectrogram, the low frequencies at the bottom.
+
+    levels: uint8 (n_mels, n_frames), row 0 is the lowest band. The PNG is indexed:
+    its indices are the levels, so nothing is lost; only pictures wider than 480
+    frames are averaged down.
+    """
+    from PIL import Image  # here, so that importing the report stays quick
+
+    array = np.asarray(levels, dtype=np.uint8)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"a picture of shape {array.shape} is not (n_mels, n_frames).")
+    upright = np.ascontiguousarray(array[::-1])
+    image = Image.fromarray(upright)
+    if image.width > WIDEST_PICTURE:
+        image = image.resize((WIDEST_PICTURE, image.height), Image.Resampling.BOX)
+    image.putpalette(palette().tobytes())
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,18 @@
+"""`make bench`: every benchmark in turn; each prints a table with ratios from one run."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import conversion, training
+
+
+def main() -> int:
+    """Run the benchmarks; returns an exit code."""
+    conversion.main()
+    training.main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Timing side by side: the contenders take turns, so that a noisy machine is noisy for all."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def shared_data(name: str) -> Path | None:
+    """Return a folder of ../shared/data (or $MELBANDIT_SHARED/data), or None where it is not."""
+    root = Path(os.environ.get("MELBANDIT_SHARED", Path(__file__).parents[2] / "shared"))
+    return root / "data" / name if (root / "data" / name).is_dir() else None
+
+
+def race(contenders: Mapping[str, Callable[[], None]], *, rounds: int = 5) -> dict[str, float]:
+    """Return each contender's median seconds over the rounds, in turns, after one to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for k in range(rounds + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            work()
+            if k:
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def print_race(title: str, seconds: Mapping[str, float], n: int, unit: str) -> None:
+    """Print units per second, and how many times the first contender's rate is of each."""
+    print(f"\n{title}")
+    first = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        print(f"  {name:<44} {n / value:10,.0f} {unit}/s   first is {value / first:5.1f} x")

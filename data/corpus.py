@@ -1,0 +1,131 @@
+"""From a folder or a CSV file to a manifest: which clips there are and what they are labelled."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from audio.clips import SPLITS, Clip, Manifest, ManifestError, read_csv
+
+#: File name endings taken for sound when a folder is listed.
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .voc "
+    ".m4a .aac .mp4 .3gp .3g2 .amr .webm .wma .mka .mkv .mov".split()
+)
+
+_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLIT_NAMES |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """How labels are read off a folder."""
+
+    pattern: str | None = None
+    """What file names tell, without their ending: '{label}_{group}_{take}' reads 7_theo_12.wav as
+    label 7, group theo. label is needed; group, fold and split are used where named. With a / in
+    it, it is matched against the path below the folder."""
+
+
+def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifest:
+    """Return the clips of a CSV manifest, a folder with a manifest.csv, or a folder of sounds.
+
+    A folder of sounds has a subfolder a class; above these may stand train, validation and test.
+    Where `settings.pattern` is given, the file names tell instead.
+
+    Raises:
+        ManifestError: nothing there, nothing labelled, or a file that the pattern does not fit.
+    """
+    pattern = (settings or CorpusSettings()).pattern
+    if not source.exists():
+        raise ManifestError(f"{source}: no such file or folder.")
+    if source.is_file():
+        if source.suffix.lower() != ".csv":
+            raise ManifestError(f"{source}: give a folder of clips, or a CSV file that lists them.")
+        return read_csv(source)
+    if pattern is not None:
+        return _read_by_pattern(source, pattern)
+    if (source / "manifest.csv").is_file():
+        return read_csv(source / "manifest.csv")
+    return _read_by_folder(source)
+
+
+def list_sounds(folder: Path) -> list[Path]:
+    """Return the sound files in a folder and below it by their endings, sorted; none hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _sounds_or_error(folder: Path) -> list[Path]:
+    paths = list_sounds(folder)
+    if not paths:
+        raise ManifestError(
+            f"{folder}: no sound files in it or below it (looked for *.wav, *.flac, *.ogg, *.mp3 "
+            "and others)."
+        )
+    return paths
+
+
+def _read_by_folder(root: Path) -> Manifest:
+    clips: list[Clip] = []
+    for path in _sounds_or_error(root):
+        folders = path.relative_to(root).parts[:-1]
+        split = _SPLIT_NAMES.get(folders[0].lower()) if len(folders) > 1 else None
+        if not folders:
+            raise ManifestError(
+                f"{path}: lies outside any class folder. Make a subfolder for each class, or say "
+                "what the file names tell: --pattern '{label}_{group}_{take}', or give a CSV."
+            )
+        label = folders[1] if split else folders[0]
+        clips.append(Clip(path, label, split=split))
+    splits = {clip.split for clip in clips}
+    if None in splits and len(splits) > 1:  # a class that happens to be called "test"
+        clips = [Clip(clip.path, clip.path.relative_to(root).parts[0]) for clip in clips]
+    return Manifest(tuple(clips), root)
+
+
+def _read_by_pattern(root: Path, pattern: str) -> Manifest:
+    names = re.findall(r"\{(\w*)\}", pattern)
+    if "label" not in names:
+        raise ManifestError(f"pattern={pattern!r} does not name {{label}}.")
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ManifestError(f"pattern={pattern!r} names {{{twice[0]}}} twice.")
+    parts = re.split(r"(\{\w*\})", pattern)
+    regex = re.compile(
+        "".join(
+            (f"(?P<{part[1:-1]}>.+?)" if part != "{}" else ".+?")
+            if part.startswith("{")
+            else re.escape(part)
+            for part in parts
+        )
+    )
+    clips: list[Clip] = []
+    for path in _sounds_or_error(root):
+        below = path.relative_to(root).with_suffix("").as_posix()
+        match = regex.fullmatch(below if "/" in pattern else path.stem)
+        if match is None:
+            raise ManifestError(
+                f"{path}: does not fit --pattern {pattern!r}; mend the pattern, move the file "
+                "away, or give a CSV."
+            )
+        found = match.groupdict()
+        split = found.get("split")
+        if split is not None and split not in SPLITS:
+            split = _SPLIT_NAMES.get(split.lower())
+            if split is None:
+                raise ManifestError(
+                    f"{path}: split {found['split']!r} is not one of {', '.join(SPLITS)}."
+                )
+        clips.append(
+            Clip(
+                path, found["label"], group=found.get("group"), fold=found.get("fold"), split=split
+            )
+        )
+    return Manifest(tuple(clips), root)

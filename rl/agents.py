@@ -1,0 +1,424 @@
+"""Agents that choose settings knob by knob and learn from the scores.
+
+`KnobBandits` is k-armed bandits (Sutton & Barto, chapter 2), `QLearning` tabular
+Q-learning (6.5) up to Monte Carlo control (5.4), and `DynaQ` learns a model of
+the reward and plans with it (8.2). Each is rebuilt from all episodes by `fit`,
+so what it believes is a pure function of its configuration and the episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+
+from rl.mdp import Episode, KnobState, discounted_return, knob_state, setting_of
+from rl.model import ModelSettings, RewardModel, standardised
+from rl.policies import GREEDY, Bools, EpsilonGreedy, Floats, Policy, act
+from rl.space import Codes, Knob, SearchSpace, Setting, Value
+from rl.targets import n_step, one_step
+from rl.values import ActionValues
+
+Beliefs = dict[str, list[dict[str, Any]]]
+"""For every knob, a row a value: value, estimate, sd, count."""
+
+
+class Agent(Protocol):
+    """What a sampler asks of an agent."""
+
+    space: SearchSpace
+
+    def fit(self, episodes: Sequence[Episode], pending: Sequence[Setting] = ()) -> Self:
+        """Return the agent, having forgotten all but these finished trials.
+
+        Args:
+            pending: settings that other workers are trying now.
+        """
+        ...
+
+    def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
+            step: int) -> int:  # fmt: skip
+        """Return the position of the value chosen for `knob`."""
+        ...
+
+    def greedy(self) -> Setting:
+        """Return the setting that the agent would recommend."""
+        ...
+
+    def beliefs(self) -> Beliefs:
+        """Return what the agent believes of every value of every knob, JSON-ready."""
+        ...
+
+
+def all_legal(knob: Knob) -> Bools:
+    """Return the mask under which every value of `knob` may be chosen."""
+    return np.ones(len(knob.values), dtype=bool)
+
+
+def roll_out(agent: Agent, rng: np.random.Generator, step: int,
+             fixed: Mapping[str, Value] | None = None) -> Setting:  # fmt: skip
+    """Return a setting that the agent chose knob by knob, in imagination.
+
+    The transitions are known (a state and a choice give the next state), so a whole episode can
+    be played before anything is trained.
+
+    Args:
+        fixed: values that are not the agent's to choose.
+    """
+    chosen: Setting = {}
+    while (knob := agent.space.next_knob(chosen)) is not None:
+        if fixed and knob.name in fixed:
+            chosen[knob.name] = fixed[knob.name]
+            continue
+        state = knob_state(agent.space, chosen)
+        chosen[knob.name] = knob.values[agent.act(state, knob, all_legal(knob), rng, step)]
+    return chosen
+
+
+class RandomSettings:
+    """The agent that learns nothing: every value equally likely. What others must beat."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+
+    def fit(self, episodes: Sequence[Episode], pending: Sequence[Setting] = ()) -> Self:
+        self._episodes = episodes
+        return self
+
+    def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
+            step: int) -> int:  # fmt: skip
+        return int(rng.choice(np.flatnonzero(legal)))
+
+    def greedy(self) -> Setting:
+        """Return the best setting seen, or the default where none was."""
+        best = max(self._episodes, key=lambda e: discounted_return(e.rewards), default=None)
+        return setting_of(best) if best else self.space.default()
+
+    def beliefs(self) -> Beliefs:
+        return KnobBandits(self.space).fit(self._episodes).beliefs()
+
+
+class KnobBandits:
+    """One bandit for each knob: Q(knob, value) is the average score of the trials with that value
+    (Sutton & Barto, 2.2 to 2.5).
+
+    Args:
+        space: the knobs.
+        policy: how an action follows from the values.
+        step_size: None for the average, or a constant to follow scores that drift.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        policy: Policy = EpsilonGreedy(0.1),  # noqa: B008 - frozen
+        step_size: float | None = None,
+    ) -> None:
+        self.space = space
+        self.policy = policy
+        self.step_size = step_size
+        self.fit([])
+
+    def fit(self, episodes: Sequence[Episode], pending: Sequence[Setting] = ()) -> Self:
+        # standardised, so that an untried value's 0 is an average score and not a bad one
+        z, self._mean, self._sd = standardised([discounted_return(e.rewards) for e in episodes])
+        self.q = ActionValues(lambda knob: len(self.space[str(knob)].values),
+                              step_size=self.step_size)  # fmt: skip
+        self._scores: dict[tuple[str, int], list[float]] = {}
+        for episode, score in zip(episodes, z, strict=True):
+            for transition in episode:
+                knob = transition.state.knob  # type: ignore[attr-defined]
+                self.q.update(knob, transition.action, float(score))
+                self._scores.setdefault((knob, transition.action), []).append(float(score))
+        return self
+
+    def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
+            step: int) -> int:  # fmt: skip
+        q, n = self.q.values(knob.name), self.q.counts(knob.name)
+        return act(self.policy, q, n, legal, step, rng)
+
+    def greedy(self) -> Setting:
+        return _greedy_rollout(self.space, lambda state: self.q.values(state.knob),
+                               lambda state: self.q.counts(state.knob))  # fmt: skip
+
+    def beliefs(self) -> Beliefs:
+        """Return each value's average score, its standard error (None below two trials) and
+        count."""
+        made: Beliefs = {}
+        for knob in self.space.knobs:
+            q, n = self.q.values(knob.name), self.q.counts(knob.name)
+            made[knob.name] = []
+            for action, value in enumerate(knob.values):
+                scores = self._scores.get((knob.name, action), [])
+                error = np.std(scores, ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else None
+                made[knob.name].append(
+                    {
+                        "value": value,
+                        "estimate": self._mean + self._sd * float(q[action]) if scores else None,
+                        "sd": None if error is None else self._sd * float(error),
+                        "count": int(n[action]),
+                    }
+                )
+        return made
+
+
+class QLearning:
+    """Tabular Q-learning over the knob-by-knob episode (Sutton & Barto, 6.5).
+
+    Args:
+        space: the knobs.
+        policy: how an action follows from the values.
+        state: what is remembered of the choices made. `prefix`: all, the true state; `previous`:
+            the last one; `depth`: none, so which knob comes next is all there is.
+        n: rewards in a target before it bootstraps: 1 is Q-learning's own, None the whole episode
+            (Monte Carlo). Targets of 2 steps and more bootstrap with the greedy value but follow
+            the choices that were made, with no correction for exploring (7.3).
+        step_size: None for 1/N, or a constant.
+        discount: of the return.
+        replays: passes over the stored episodes; one-step targets carry a score back by about one
+            knob a pass, whole-episode ones need a single pass.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        policy: Policy = EpsilonGreedy(0.1),  # noqa: B008 - frozen
+        state: Literal["prefix", "previous", "depth"] = "previous",
+        n: int | None = None,
+        step_size: float | None = None,
+        discount: float = 1.0,
+        replays: int = 1,
+    ) -> None:
+        if state not in ("prefix", "previous", "depth"):
+            raise ValueError(f"state={state!r} is not one of: prefix, previous, depth.")
+        if replays < 1:
+            raise ValueError(f"replays={replays} must be at least 1.")
+        self.space = space
+        self.policy = policy
+        self.state = state
+        self.n = n
+        self.step_size = step_size
+        self.discount = discount
+        self.replays = replays
+        self.fit([])
+
+    def key(self, state: KnobState) -> Hashable:
+        """Return what the table knows `state` by: the next knob, and what is remembered."""
+        kept = {"prefix": len(state.chosen), "previous": 1, "depth": 0}[self.state]
+        return (state.knob, state.chosen[len(state.chosen) - kept :] if kept else ())
+
+    def fit(self, episodes: Sequence[Episode], pending: Sequence[Setting] = ()) -> Self:
+        scores, self._mean, self._sd = standardised(
+            [discounted_return(e.rewards) for e in episodes]
+        )
+        self.q = ActionValues(lambda key: len(self.space[key[0]].values),  # type: ignore[index]
+                              step_size=self.step_size)  # fmt: skip
+        for _ in range(self.replays):
+            for episode, score in zip(episodes, scores, strict=True):
+                self._learn(episode, float(score))
+        return self
+
+    def _learn(self, episode: Episode, score: float) -> None:
+        keys = [self.key(step.state) for step in episode]  # type: ignore[arg-type]
+        if self.n == 1:
+            for t, step in enumerate(episode):
+                following = 0.0 if step.terminal else self.q.best(keys[t + 1])
+                target = one_step(score if step.terminal else 0.0, following,
+                                  discount=self.discount, terminal=step.terminal)  # fmt: skip
+                self.q.update(keys[t], step.action, target)
+            return
+        rewards = [0.0] * (len(keys) - 1) + [score]
+        values = [self.q.best(key) for key in keys]
+        targets = n_step(rewards, values, n=self.n, discount=self.discount)
+        for key, step, target in zip(keys, episode, targets, strict=True):
+            self.q.update(key, step.action, float(target))
+
+    def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
+            step: int) -> int:  # fmt: skip
+        key = self.key(state)
+        return act(self.policy, self.q.values(key), self.q.counts(key), legal, step, rng)
+
+    def greedy(self) -> Setting:
+        return _greedy_rollout(self.space, lambda state: self.q.values(self.key(state)),
+                               lambda state: self.q.counts(self.key(state)))  # fmt: skip
+
+    def beliefs(self) -> Beliefs:
+        """Return each value's Q averaged over the states it was taken in, and its count.
+
+        Tabular Q-learning keeps no measure of doubt, so `sd` is None.
+        """
+        made: Beliefs = {}
+        for knob in self.space.knobs:
+            q, n = np.zeros(len(knob.values)), np.zeros(len(knob.values))
+            for key in self.q:
+                if key[0] == knob.name:  # type: ignore[index]
+                    q += self.q.values(key) * self.q.counts(key)
+                    n += self.q.counts(key)
+            made[knob.name] = [
+                {
+                    "value": value,
+                    "estimate": self._mean + self._sd * float(q[a] / n[a]) if n[a] else None,
+                    "sd": None,
+                    "count": int(n[a]) // self.replays,
+                }
+                for a, value in enumerate(knob.values)
+            ]
+        return made
+
+
+class DynaQ:
+    """Learns a model of the reward, and plans in it over imagined settings (Sutton & Barto, 8.2).
+
+    The value of an action is that of the best setting the agent can imagine from there on:
+    `Q(state, a) = max over completions of the model's mean`, found by climbing knob by knob from
+    random starts. It acts on these values by its policy, or, where `ucb` is given, tries whole
+    settings by `mean + ucb * sd`, which seeks out what is uncertain (2.7).
+
+    Args:
+        space: the knobs.
+        policy: how an action follows from the values; not used where `ucb` is given.
+        ucb: weight of doubt; None leaves exploring to the policy.
+        model: the reward model's constants.
+        n_starts: random settings that planning climbs from.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        policy: Policy = EpsilonGreedy(0.1),  # noqa: B008 - frozen
+        ucb: float | None = None,
+        model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
+        n_starts: int = 10,
+    ) -> None:
+        self.space = space
+        self.policy = policy
+        self.ucb = ucb
+        self.model_settings = model
+        self.n_starts = n_starts
+        self.fit([])
+
+    def fit(self, episodes: Sequence[Episode], pending: Sequence[Setting] = ()) -> Self:
+        n_knobs = len(self.space.knobs)
+        codes = [self.space.encode(setting_of(episode)) for episode in episodes]
+        rewards = [discounted_return(episode.rewards) for episode in episodes]
+        waiting = [self.space.encode(setting) for setting in pending]
+        self.model = RewardModel(
+            self.space,
+            np.array(codes, dtype=np.int64).reshape(-1, n_knobs),
+            rewards,
+            settings=self.model_settings,
+            pending=np.array(waiting, dtype=np.int64).reshape(-1, n_knobs),
+        )
+        self._best_tried = self.model.codes[:0]
+        if rewards:
+            best = int(np.argmax(self.model.expected(self.model.likeness(np.array(codes)))))
+            self._best_tried = self.model.codes[best : best + 1]
+        self._plans: dict[tuple[tuple[str, Value], ...], Codes] = {}
+        return self
+
+    def _score(self, likeness: Floats) -> Floats:
+        expected = self.model.expected(likeness)
+        return expected if not self.ucb else expected + self.ucb * self.model.doubt(likeness)
+
+    def _starts(self) -> Codes:
+        # the same starts every time, so that a plan is a function of the model alone
+        drawn = self.space.draw(np.random.default_rng(0), self.n_starts)
+        return np.concatenate([self._best_tried, drawn])
+
+    def plan(self, chosen: tuple[tuple[str, Value], ...] = ()) -> Codes:
+        """Return the codes of the best setting the agent can imagine after these choices."""
+        if chosen not in self._plans:
+            self._plans[chosen] = self._imagine(chosen)
+        return self._plans[chosen]
+
+    def _imagine(self, chosen: tuple[tuple[str, Value], ...]) -> Codes:
+        starts = self._starts()
+        fixed = [self.space.position(name) for name, _ in chosen]
+        if chosen:
+            plan = self.plan(chosen[:-1])
+            if plan[fixed[-1]] == self.space[chosen[-1][0]].code(chosen[-1][1]):
+                return plan  # the choice was the planned one
+            starts = np.concatenate([plan[None], starts])
+            for position, (name, value) in zip(fixed, chosen, strict=True):
+                starts[:, position] = self.space[name].code(value)
+            starts = self.space.settle(starts)
+        codes, scores = self.model.climb(self._score, starts, fixed=fixed)
+        return np.asarray(codes[int(scores.argmax())])
+
+    def action_values(self, state: KnobState, knob: Knob) -> Floats:
+        """Return Q(state, .): the score of the plan from here, with each value of `knob`."""
+        codes = np.repeat(self.plan(state.chosen)[None], len(knob.values), axis=0)
+        codes[:, self.space.position(knob.name)] = np.arange(len(knob.values))
+        return self._score(self.model.likeness(self.space.settle(codes)))
+
+    def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
+            step: int) -> int:  # fmt: skip
+        q = self.action_values(state, knob)
+        policy = self.policy if self.ucb is None else GREEDY
+        return act(policy, q, np.ones(len(q)), legal, step, rng)
+
+    def propose(self, tried: Iterable[tuple[int, ...]],
+                fixed: Mapping[str, Value]) -> Setting | None:  # fmt: skip
+        """Return the untried setting with the highest score that planning came across, or None.
+
+        Args:
+            tried: codes of settings not to return.
+            fixed: values that are not the agent's to choose.
+        """
+        starts, positions = self._starts(), [self.space.position(name) for name in fixed]
+        for name, position in zip(fixed, positions, strict=True):
+            starts[:, position] = self.space[name].code(fixed[name])
+        codes, _ = self.model.climb(self._score, self.space.settle(starts), fixed=positions)
+        seen, tried = np.unique(codes, axis=0), set(tried)
+        for _ in range(2):  # around the summits, then one change further out
+            seen = self.model.neighbours(seen)
+            for position in positions:
+                seen = seen[seen[:, position] == codes[0, position]]
+            new = np.array([tuple(row) not in tried for row in seen.tolist()], dtype=bool)
+            if new.any():
+                scores = np.where(new, self._score(self.model.likeness(seen)), -np.inf)
+                return self.space.decode(seen[int(scores.argmax())])
+        return None
+
+    def predict(self, settings: Sequence[Setting]) -> tuple[Floats, Floats]:
+        """Return the posterior mean and deviation of settings' scores, in the score's unit."""
+        return self.model.posterior(np.array([self.space.encode(s) for s in settings]))
+
+    def greedy(self) -> Setting:
+        """Return the setting with the highest posterior mean that planning finds."""
+        if not self.model.n_trials:
+            return self.space.default()
+        codes, scores = self.model.climb(self.model.expected, self._starts())
+        return self.space.decode(codes[int(scores.argmax())])
+
+    def beliefs(self) -> Beliefs:
+        """Return the score to expect with each value, and the posterior deviation of its
+        difference from the mean over the knob's values."""
+        made: Beliefs = {}
+        tried = self.model.codes[: self.model.n_trials]
+        for position, knob in enumerate(self.space.knobs):
+            effects = self.model.effects(position)
+            made[knob.name] = [
+                {
+                    "value": value,
+                    "estimate": effect.mean,
+                    "sd": effect.sd,
+                    "count": int((tried[:, position] == code).sum()),
+                }
+                for code, (value, effect) in enumerate(zip(knob.values, effects, strict=True))
+            ]
+        return made
+
+
+def _greedy_rollout(space: SearchSpace, q: Any, n: Any) -> Setting:
+    """Return the setting that the greedy policy chooses, ties broken by the first value."""
+    chosen: Setting = {}
+    while (knob := space.next_knob(chosen)) is not None:
+        state = knob_state(space, chosen)
+        p = GREEDY.probabilities(q(state), n(state), all_legal(knob), 0)
+        chosen[knob.name] = knob.values[int(p.argmax())]
+    return chosen

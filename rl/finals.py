@@ -1,0 +1,132 @@
+"""Which settings reach the finals, and who wins them: pure functions of scores.
+
+Exploring well and recommending well are different jobs. The best of many noisy
+trials is partly the luckiest, so the finalists are trained again on seeds that no
+trial had, the same seeds for each, and the mean over those decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rl.agents import Agent, DynaQ
+from rl.space import SearchSpace, Setting, Value
+
+#: 97.5 % quantile of Student's t for 1, 2, ... 30 degrees of freedom; 1.96 beyond.
+T_QUANTILES = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One setting in the finals."""
+
+    values: Setting
+    is_default: bool
+    expected: float | None
+    """What chose it: the agent's posterior mean, or the score seen; None for an untried default."""
+    seeds: tuple[int, ...]
+    """The fresh seeds that it was trained on."""
+    scores: tuple[float | None, ...]
+    """Its score on each of them; None where training failed."""
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of its scores; None where there is none."""
+        known = [score for score in self.scores if score is not None]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of that mean; None below two scores."""
+        known = [score for score in self.scores if score is not None]
+        return float(np.std(known, ddof=1) / math.sqrt(len(known))) if len(known) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, the mean and its standard error, JSON-ready."""
+        return {**asdict(self), "mean": self.mean, "standard_error": self.standard_error}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one finalist did than another on the same seeds."""
+
+    mean: float
+    low: float | None
+    """Lower end of the 95 % interval (Student's t); None below two seeds."""
+    high: float | None
+    """Upper end of it."""
+    n: int
+    """Seeds that both were trained on."""
+
+
+def shortlist(
+    space: SearchSpace,
+    tried: Sequence[tuple[Setting, float]],
+    default: Mapping[str, Value],
+    n: int,
+    *,
+    agent: Agent | None = None,
+) -> list[tuple[Setting, float | None]]:
+    """Return the `n` most promising settings, best first, and the default where it is not among
+    them; each with what it is expected to score.
+
+    Args:
+        tried: settings and their scores.
+        agent: a `DynaQ` ranks by its posterior mean, and the best setting that it can imagine
+            competes too; for any other the mean score seen decides.
+    """
+    seen: dict[tuple[int, ...], list[float]] = {}
+    for setting, score in tried:
+        seen.setdefault(tuple(space.encode(setting).tolist()), []).append(score)
+    expected = {codes: float(np.mean(scores)) for codes, scores in seen.items()}
+    if isinstance(agent, DynaQ) and expected:
+        codes = [*expected, tuple(space.encode(agent.greedy()).tolist())]
+        means, _ = agent.predict([space.decode(np.array(c)) for c in codes])
+        expected = dict(zip(codes, means.tolist(), strict=True))
+    best = sorted(expected, key=lambda codes: -expected[codes])[:n]
+    home = tuple(space.encode(default).tolist())
+    if home not in best:
+        best.append(home)
+    return [(space.decode(np.array(codes)), expected.get(codes)) for codes in best]
+
+
+def rank_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:
+    """Return the finalists by their mean over the fresh seeds, best first; a tie goes to the
+    default, and those without a score come last."""
+    return sorted(
+        finalists,
+        key=lambda f: (f.mean is not None, f.mean or 0.0, f.is_default),
+        reverse=True,
+    )
+
+
+def paired_difference(one: Finalist, other: Finalist) -> Difference | None:
+    """Return `one` minus `other` over the seeds that both have a score on; None without any.
+
+    The interval knows nothing of the choice of the winner among several finalists: it is for the
+    two as given.
+    """
+    theirs = dict(zip(other.seeds, other.scores, strict=True))
+    differences = [
+        score - theirs[seed]  # type: ignore[operator]
+        for seed, score in zip(one.seeds, one.scores, strict=True)
+        if score is not None and theirs.get(seed) is not None
+    ]
+    n = len(differences)
+    if n == 0:
+        return None
+    mean = float(np.mean(differences))
+    if n == 1:
+        return Difference(mean, None, None, 1)
+    t = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else 1.96
+    half = t * float(np.std(differences, ddof=1)) / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)

@@ -1,0 +1,202 @@
+"""A learned model of the reward: knobs and pairs of knobs, each worth something on their own.
+
+Two settings are alike when they share knob values. The model is a Gaussian
+process with the kernel
+
+    k(x, x') = main * (share of equal knobs) + pair * (share of equal pairs of knobs)
+
+which is Bayesian linear regression on an indicator for every knob value and
+every pair of them (Rasmussen & Williams 2006, chapter 2). Rewards are
+standardised first, so its constants hold for any score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rl.policies import Floats
+from rl.space import Codes, SearchSpace
+
+Score = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Constants of the reward model, in units of the rewards' variance.
+
+    Measured on 100 synthetic landscapes (docs/benchmarks.md); little depends on them.
+    """
+
+    main: float = 4.0
+    """Weight of single knobs."""
+    pair: float = 2.0
+    """Weight of pairs of knobs."""
+    noise: float = 0.25
+    """Variance of one reward about the model."""
+
+
+def standardised(rewards: Sequence[float]) -> tuple[Floats, float, float]:
+    """Return the rewards with mean 0 and deviation 1, and the mean and deviation they had.
+
+    Equal rewards, or one alone, keep a deviation of 1.
+    """
+    made = np.asarray(rewards, dtype=float)
+    if not len(made):
+        return made, 0.0, 1.0
+    mean, sd = float(made.mean()), float(made.std())
+    sd = sd if sd > 1e-12 * max(1.0, abs(mean)) else 1.0
+    return (made - mean) / sd, mean, sd
+
+
+class Effect(NamedTuple):
+    """The reward to expect with one value of a knob, over all settings of the others."""
+
+    mean: float
+    sd: float
+
+
+class RewardModel:
+    """The posterior over the reward of every setting, given trials.
+
+    Args:
+        space: the knobs.
+        codes: settings tried, int (n, n_knobs), as `space.encode` gives them.
+        rewards: their scores, (n,).
+        pending: settings being tried now, (n_pending, n_knobs): each counts as if it had brought
+            what the model expects, which lowers the doubt about it and nothing else.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        codes: Codes,
+        rewards: Sequence[float],
+        *,
+        settings: ModelSettings = ModelSettings(),
+        pending: Codes | None = None,
+    ) -> None:
+        self.space = space
+        self.settings = settings
+        z, self.mean, self.sd = standardised(rewards)
+        self.n_trials = len(z)
+        self._fit(codes, z)
+        if pending is not None and len(pending):
+            expected = self.expected(self.likeness(pending))
+            self._fit(np.concatenate([codes, pending]), np.concatenate([z, expected]))
+
+    def _fit(self, codes: Codes, z: Floats) -> None:
+        self.codes = codes
+        self._indicators = self.indicators(codes)
+        gram = self.kernel(self._indicators @ self._indicators.T)
+        gram[np.diag_indices(len(gram))] += self.settings.noise
+        # The noise bounds the condition number, so the inverse is safe and makes planning cheap.
+        self._precision = np.linalg.inv(gram)
+        self._weights = self._precision @ z
+
+    def indicators(self, codes: Codes) -> Floats:
+        """Return one-hot codes, (n, sum of n_values + 1): a product of two counts equal knobs."""
+        made = np.zeros((len(codes), int(self.space.offsets[-1])))
+        made[np.arange(len(codes))[:, None], codes + self.space.offsets[:-1]] = 1.0
+        return made
+
+    def kernel(self, n_equal: Floats) -> Floats:
+        """Return the covariance of settings with so many equal knobs."""
+        n = len(self.space.knobs)
+        # pairs: n_equal (n_equal - 1) / (n (n - 1)); one knob alone has none, and stands for them
+        pair = self.settings.pair / (n * max(n - 1, 1))
+        single = self.settings.main / n - (pair if n > 1 else -pair)
+        made = n_equal * (pair if n > 1 else 0.0)
+        made += single
+        made *= n_equal
+        return np.asarray(made)
+
+    def likeness(self, codes: Codes) -> Floats:
+        """Return the covariance (n, n_trials) of settings with those tried."""
+        return self.kernel(self.indicators(codes) @ self._indicators.T)
+
+    def expected(self, likeness: Floats) -> Floats:
+        """Return the posterior mean, standardised."""
+        return np.asarray(likeness @ self._weights)
+
+    def doubt(self, likeness: Floats) -> Floats:
+        """Return the posterior deviation, standardised."""
+        prior = self.settings.main + self.settings.pair
+        known = ((likeness @ self._precision) * likeness).sum(axis=1)
+        return np.asarray(np.sqrt(np.maximum(prior - known, 0.0)))
+
+    def posterior(self, codes: Codes) -> tuple[Floats, Floats]:
+        """Return the mean and deviation of the reward of settings, in the reward's unit."""
+        likeness = self.likeness(codes)
+        return self.mean + self.sd * self.expected(likeness), self.sd * self.doubt(likeness)
+
+    def effects(self, position: int, *, n_samples: int = 96) -> list[Effect]:
+        """Return the expected reward with each value of one knob, and the doubt about its
+        difference from the mean of them.
+
+        The other knobs are averaged out over `n_samples` random settings in which the knob exists.
+        """
+        rng = np.random.default_rng(0)
+        others = self.space.draw(rng, n_samples)
+        absent = self.space.n_values[position]
+        for parent, legal in self.space.conditions(position):
+            others[:, parent] = legal[0]
+        groups = []
+        for value in range(absent):
+            codes = others.copy()
+            codes[:, position] = value
+            groups.append(self.indicators(self.space.settle(codes)))
+        with_tried = np.stack([self.kernel(g @ self._indicators.T).mean(axis=0) for g in groups])
+        among = np.array([[self.kernel(g @ h.T).mean() for h in groups] for g in groups])
+        covariance = among - with_tried @ self._precision @ with_tried.T
+        centre = np.eye(absent) - 1 / absent
+        means = self.mean + self.sd * (with_tried @ self._weights)
+        sds = np.sqrt(np.maximum(np.diag(centre @ covariance @ centre), 0.0))
+        return [Effect(float(m), float(self.sd * s)) for m, s in zip(means, sds, strict=True)]
+
+    def climb(self, score: Score, starts: Codes, *, fixed: Sequence[int] = (),
+              max_sweeps: int = 20) -> tuple[Codes, Floats]:  # fmt: skip
+        """Return settings improved knob by knob until no single change helps, and their scores.
+
+        Args:
+            score: of a covariance with the trials, (n, n_trials) -> (n,): what to make large.
+            starts: where to begin, (n, n_knobs).
+            fixed: positions of knobs to leave as they are.
+        """
+        codes = starts.copy()
+        scores = score(self.likeness(codes))
+        moving = np.arange(len(codes))
+        for _ in range(max_sweeps):
+            before = scores[moving].copy()
+            for position in range(len(self.space.knobs)):
+                absent = self.space.n_values[position]
+                rows = moving[codes[moving, position] < absent]
+                if position in fixed or not len(rows) or absent == 1:
+                    continue
+                trial = np.repeat(codes[rows], absent, axis=0)
+                trial[:, position] = np.tile(np.arange(absent), len(rows))
+                trial = self.space.settle(trial)
+                found = score(self.likeness(trial)).reshape(len(rows), absent)
+                best = found.argmax(axis=1)
+                gain = found[np.arange(len(rows)), best] > scores[rows] + 1e-12
+                better = rows[gain]
+                codes[better] = trial.reshape(len(rows), absent, -1)[gain, best[gain]]
+                scores[better] = found[gain, best[gain]]
+            moving = moving[scores[moving] > before]
+            if not len(moving):
+                break
+        return codes, scores
+
+    def neighbours(self, codes: Codes) -> Codes:
+        """Return the settings themselves and all that differ from one of them in one knob."""
+        made: list[Any] = [codes]
+        for position, absent in enumerate(self.space.n_values):
+            there = codes[codes[:, position] < absent]
+            for value in range(absent):
+                changed = there.copy()
+                changed[:, position] = value
+                made.append(self.space.settle(changed))
+        return np.unique(np.concatenate(made), axis=0)

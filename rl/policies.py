@@ -1,0 +1,150 @@
+"""From action values to an action: greedy, epsilon-greedy, softmax (Sutton & Barto, chapter 2).
+
+A policy gives the probability of every action, and draws one of them with an
+`rng` handed in. `q` are the values, `n` how often each action was taken, `legal`
+which of them may be taken, `step` how many decisions (trials) came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value at every step."""
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A straight line from `start` at step 0 to `end` at `steps`, and `end` after it."""
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        share = min(1.0, step / self.steps)
+        return self.start + share * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """A decay from `start` towards `end`, half way after every `half_life` steps."""
+
+    start: float
+    end: float
+    half_life: float
+
+    def __call__(self, step: int) -> float:
+        return float(self.end + (self.start - self.end) * 0.5 ** (step / self.half_life))
+
+
+@dataclass(frozen=True)
+class RandomThen:
+    """1 for the first `n_random` steps, then `value`."""
+
+    n_random: int
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return 1.0 if step < self.n_random else self.value
+
+
+class Policy(Protocol):
+    """What every policy answers."""
+
+    def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats:
+        """Return the probability of every action; they sum to 1, illegal ones have 0."""
+        ...
+
+
+def act(policy: Policy, q: Floats, n: Floats, legal: Bools, step: int,
+        rng: np.random.Generator) -> int:  # fmt: skip
+    """Return an action drawn with the policy's probabilities."""
+    probabilities = policy.probabilities(q, n, legal, step)
+    return int(rng.choice(len(probabilities), p=probabilities))
+
+
+def greedy_actions(q: Floats, n: Floats, legal: Bools, unvisited: str = "initial") -> Bools:
+    """Return which actions are greedy: all that share the largest value.
+
+    Args:
+        unvisited: what an action never taken counts as. `first`: better than any that was taken;
+            `initial`: the initial value that `q` holds; `last`: worse than any that was taken.
+
+    Raises:
+        ValueError: no action is legal.
+    """
+    if not legal.any():
+        raise ValueError("no action is legal; a state needs at least one.")
+    fresh = legal & (n == 0)
+    if unvisited == "first" and fresh.any():
+        return np.asarray(fresh)
+    if unvisited == "last" and not fresh[legal].all():
+        legal = legal & ~fresh
+    return np.asarray(legal & (q == q[legal].max()))
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """Any legal action with probability epsilon, else a greedy one (Sutton & Barto, 2.2).
+
+    Greedy actions share their part equally, so ties are broken at random.
+    """
+
+    epsilon: float | Schedule = 0.1
+    """Probability of exploring, or a schedule of it: a function of the step."""
+    unvisited: Literal["first", "initial", "last"] = "first"
+    """What an action never taken counts as; see `greedy_actions`."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.epsilon) and not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon={self.epsilon} is no probability; take one from 0 to 1.")
+
+    def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats:
+        """Return `epsilon / |legal| + (1 - epsilon) / |greedy|` for the greedy actions."""
+        epsilon = self.epsilon(step) if callable(self.epsilon) else self.epsilon
+        best = greedy_actions(q, n, legal, self.unvisited)
+        return np.asarray(epsilon * legal / legal.sum() + (1 - epsilon) * best / best.sum())
+
+    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
+        """Return an action drawn with these probabilities."""
+        return act(self, q, n, legal, step, rng)
+
+
+#: Never explores, and takes what was never tried only where nothing was.
+GREEDY = EpsilonGreedy(epsilon=0.0, unvisited="last")
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Each action with probability proportional to `exp(q / temperature)` (Sutton & Barto, 2.8)."""
+
+    temperature: float | Schedule = 1.0
+    """Large is random, small is greedy; or a schedule of it."""
+
+    def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats:
+        """Return the Gibbs distribution over the legal actions."""
+        temperature = self.temperature(step) if callable(self.temperature) else self.temperature
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature} must be above 0; raise it.")
+        weights = np.where(legal, np.exp((q - q[legal].max()) / temperature), 0.0)
+        return np.asarray(weights / weights.sum())
+
+    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
+        """Return an action drawn with these probabilities."""
+        return act(self, q, n, legal, step, rng)

@@ -1,0 +1,429 @@
+"""The agents as Optuna samplers: `optuna.create_study(sampler=DynaQSampler(seed=1))`.
+
+What a sampler does is a pure function of (its configuration, its seed, the
+study's trials). It keeps no state of its own: every decision rebuilds the agent
+from the finished trials and draws from `default_rng([seed, index])`, where
+`index` counts the trials before this one. Trials marked with the user attribute
+`killed` do not count at all, so a search that was killed and resumed makes the
+very choices it would have made.
+
+Finished trials bring their score. Pruned ones bring their last intermediate
+value, or nothing if they have none. Failed ones bring nothing, but their
+settings count as tried.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import intersection_search_space
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from rl.agents import Agent, DynaQ, KnobBandits, QLearning, RandomSettings, all_legal, roll_out
+from rl.budget import AgentName
+from rl.mdp import Episode, KnobState, Transition
+from rl.policies import EpsilonGreedy
+from rl.space import Knob, SearchSpace, Setting, SpaceError
+
+KILLED = "killed"
+"""User attribute of a trial that was interrupted: it counts as if it had never been."""
+PLAN = "melbandit:setting"
+"""System attribute of a trial: the setting it was given, known before its first `suggest`."""
+MAX_DRAWS = 200
+MAX_STEPS = 64
+"""A stepped number with more values than this is drawn at random, not learnt about."""
+
+
+def trial_index(trials: Sequence[FrozenTrial], number: int) -> int:
+    """Return how many trials came before trial `number`, those killed left out."""
+    return number - sum(t.number < number and KILLED in t.user_attrs for t in trials)
+
+
+def knob_of(name: str, distribution: BaseDistribution) -> Knob | None:
+    """Return the knob that a distribution stands for, or None where it is continuous."""
+    if isinstance(distribution, CategoricalDistribution):
+        try:
+            return Knob(name, tuple(distribution.choices))  # type: ignore[arg-type]
+        except SpaceError:  # choices that Optuna bears and a knob does not, such as 1 beside True
+            return None
+    if isinstance(distribution, IntDistribution | FloatDistribution):
+        low, high, step = distribution.low, distribution.high, distribution.step
+        if step is None or distribution.log or (high - low) / step >= MAX_STEPS:
+            return None
+        values = tuple(low + i * step for i in range(round((high - low) / step) + 1))
+        return Knob(name, values, ordered=True)
+    return None
+
+
+class KnobSampler(BaseSampler):
+    """What the samplers below share; each of them says in `agent` who chooses.
+
+    Args:
+        space: the knobs. None learns them from the finished trials: those that every one of them
+            has are planned together, the others are chosen as they come up. A knob is a
+            categorical parameter or a stepped number; continuous ones are drawn at random.
+        seed: two studies with one seed and one worker are the same.
+        n_random: trials before the agent takes over, every value equally likely in them.
+        repeat: whether a setting may be tried twice before all were tried once.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace | None = None,
+        seed: int = 0,
+        n_random: int = 10,
+        repeat: bool = False,
+    ) -> None:
+        self.space = space
+        self.seed = seed
+        self.n_random = n_random
+        self.repeat = repeat
+        self._fitted: tuple[Any, Agent] | None = None
+        self._reader: Reader | None = None
+
+    @abstractmethod
+    def agent(self, space: SearchSpace) -> Agent:
+        """Return the agent, knowing nothing yet."""
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if self.space is not None:
+            return {knob.name: CategoricalDistribution(knob.values) for knob in self.space.knobs}
+        shared = intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: d for name, d in shared.items() if knob_of(name, d) and not d.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return a whole setting, planned in imagination and never tried before."""
+        self._raise_error_if_multi_objective(study)
+        if not search_space:
+            return {}
+        space = self.space or _space_of(search_space)
+        fixed = trial.system_attrs.get("fixed_params", {})
+        fixed = {name: value for name, value in fixed.items() if _may_be(space, name, value)}
+        trials = study.get_trials(deepcopy=False)
+        index = trial_index(trials, trial.number)
+        rng = np.random.default_rng([self.seed, index])
+        agent = self._fit(study, space, trials, trial.number)
+        while True:
+            tried = self._reading(space).tried(trials, trial.number)
+            setting = self._propose(agent, tried, fixed, rng, index)
+            # Written first and looked for second: of two workers that plan the same setting at
+            # once, at least the later one sees the other's, and yields.
+            study._storage.set_trial_system_attr(trial._trial_id, PLAN, setting)
+            if self.repeat or _key(space, setting) in tried:  # nothing new is left
+                return setting
+            trials = study.get_trials(deepcopy=False)
+            if setting not in _planned_before(trials, trial.number):
+                return setting
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:  # fmt: skip
+        """Return a value for a parameter that the plan does not hold, given those chosen."""
+        self._raise_error_if_multi_objective(study)
+        trials = study.get_trials(deepcopy=False)
+        index = trial_index(trials, trial.number)
+        name_seed = zlib.crc32(param_name.encode())
+        rng = np.random.default_rng([self.seed, index, name_seed])
+        knob = knob_of(param_name, param_distribution)
+        if knob is None:
+            drawn = RandomSampler(seed=int(rng.integers(2**31)))
+            return drawn.sample_independent(study, trial, param_name, param_distribution)
+        if index < self.n_random:
+            return knob.values[int(rng.integers(len(knob.values)))]
+        space = _space_of(_seen(trials, {**trial.distributions, param_name: param_distribution}))
+        agent = self._fit(study, space, trials, trial.number)
+        chosen = {k.name: trial.params[k.name] for k in space.knobs if k.name in trial.params}
+        state = KnobState(tuple(chosen.items()), param_name)
+        return knob.values[agent.act(state, knob, all_legal(knob), rng, index)]
+
+    def fitted(self, study: Study) -> Agent:
+        """Return the agent with what the study's finished trials have taught it.
+
+        Raises:
+            ValueError: no trial has finished, and no space was given.
+        """
+        trials = study.get_trials(deepcopy=False)
+        space = self.space or _space_of(_seen(trials, {}))
+        return self._fit(study, space, trials, len(trials))
+
+    def _fit(
+        self, study: Study, space: SearchSpace, trials: Sequence[FrozenTrial], number: int
+    ) -> Agent:
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        reader = self._reading(space)
+        scored = [
+            reader.episode(t.params, sign * t.value)
+            for t in trials
+            if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and t.values
+            and t.value is not None
+        ]
+        pending = [
+            reader.read(setting)[0]
+            for t in trials
+            if t.state == TrialState.RUNNING
+            and t.number != number
+            and reader.read(setting := setting_under_way(t))[1]
+        ]
+        # Rebuilding gives the same agent, so the last one is kept while nothing has changed.
+        now = (space, scored, pending)
+        if self._fitted is None or self._fitted[0] != now:
+            episodes = [episode for episode in scored if len(episode)]
+            self._fitted = (now, self.agent(space).fit(episodes, pending))
+        return self._fitted[1]
+
+    def _reading(self, space: SearchSpace) -> Reader:
+        if self._reader is None or (
+            self._reader.space is not space and self._reader.space != space
+        ):
+            self._reader = Reader(space)
+        return self._reader
+
+    def _propose(self, agent: Agent, tried: set[tuple[int, ...]], fixed: Mapping[str, Any],
+                 rng: np.random.Generator, index: int) -> Setting:  # fmt: skip
+        """Return a setting from the agent: one not tried, unless all were or `repeat` is set."""
+        space = agent.space
+        chooser: Agent = agent if index >= self.n_random else RandomSettings(space)
+        if self.repeat or len(tried) >= space.size():
+            return roll_out(chooser, rng, index, fixed)
+        if isinstance(chooser, DynaQ) and chooser.ucb is not None:
+            planned = chooser.propose(tried, fixed)
+            if planned is not None:
+                return planned
+        for _ in range(MAX_DRAWS):
+            setting = roll_out(chooser, rng, index, fixed)
+            if _key(space, setting) not in tried:
+                return setting
+        return _change_at_random(space, setting, tried, fixed, rng)
+
+
+def _change_at_random(space: SearchSpace, setting: Setting, tried: set[tuple[int, ...]],
+                      fixed: Mapping[str, Any], rng: np.random.Generator) -> Setting:  # fmt: skip
+    """Return an untried setting near `setting`: one knob changed, then two, and so on."""
+    positions = [i for i, knob in enumerate(space.knobs) if knob.name not in fixed]
+    start = space.encode(setting)
+    for n_changed in range(1, len(positions) + 1):
+        for _ in range(MAX_DRAWS // 4):
+            codes = start.copy()
+            for position in rng.choice(positions, size=n_changed, replace=False):
+                codes[position] = rng.integers(space.n_values[position])
+            found = space.settle(codes[None])[0]
+            if tuple(found.tolist()) not in tried:
+                return space.decode(found)
+    # So nearly exhausted that chance does not find what is left: list it. Among any
+    # len(tried) + 1 settings one is untried, so this stops soon.
+    listed = islice(space.settings(fixed), len(tried) + 1)
+    left = [found for found in listed if _key(space, found) not in tried]
+    return left[int(rng.integers(len(left)))] if left else setting
+
+
+def _key(space: SearchSpace, setting: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(space.encode(setting).tolist())
+
+
+def _may_be(space: SearchSpace, name: str, value: Any) -> bool:
+    return name in space and value in space[name].values
+
+
+def _space_of(distributions: Mapping[str, BaseDistribution]) -> SearchSpace:
+    knobs = [knob_of(name, distribution) for name, distribution in distributions.items()]
+    return SearchSpace([knob for knob in knobs if knob is not None])
+
+
+def _seen(
+    trials: Sequence[FrozenTrial], current: Mapping[str, BaseDistribution]
+) -> dict[str, BaseDistribution]:
+    """Return every parameter of any finished trial, in order of first appearance, and this
+    trial's own; a parameter whose choices have changed keeps the latest."""
+    made: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            made |= trial.distributions
+    return made | dict(current)
+
+
+def setting_under_way(trial: FrozenTrial) -> Setting:
+    """Return what a trial tries, as far as it is known yet."""
+    given = trial.system_attrs.get("fixed_params", {})
+    return {**trial.system_attrs.get(PLAN, {}), **given, **trial.params}
+
+
+class Reader:
+    """Reads the parameters of trials as settings of a space.
+
+    What was read once is kept: the codes and the episode of a setting never change.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._read: dict[tuple[Any, ...], tuple[Setting, tuple[int, ...] | None]] = {}
+        self._episodes: dict[tuple[Any, ...], Episode] = {}
+
+    def read(self, params: Mapping[str, Any]) -> tuple[Setting, tuple[int, ...] | None]:
+        """Return the choices that are knobs and values of the space, in its order, and their
+        codes, or None where they are no whole setting."""
+        at = tuple(params.items())
+        if at not in self._read:
+            part = {k.name: params[k.name] for k in self.space.knobs
+                    if k.name in params and params[k.name] in k.values}  # fmt: skip
+            whole = self.space.holds(part)
+            self._read[at] = (part, _key(self.space, part) if whole else None)
+        return self._read[at]
+
+    def episode(self, params: Mapping[str, Any], score: float) -> Episode:
+        """Return the episode of a finished trial. Unlike `knob_episode`, knobs may be missing:
+        what a define-by-run trial did not ask for did not exist for it."""
+        at = (*params.items(), score)
+        if at not in self._episodes:
+            pairs = tuple(self.read(params)[0].items())
+            names = [*(name for name, _ in pairs), None]
+            states = [KnobState(pairs[:i], name) for i, name in enumerate(names)]
+            steps = []
+            for i, (name, value) in enumerate(pairs):
+                end = i + 1 == len(pairs)
+                action = self.space[name].code(value)
+                reward = score if end else 0.0
+                steps.append(Transition(states[i], action, reward, states[i + 1], end))
+            self._episodes[at] = Episode(tuple(steps))
+        return self._episodes[at]
+
+    def tried(
+        self, trials: Sequence[FrozenTrial], number: int | None = None
+    ) -> set[tuple[int, ...]]:
+        """Return the codes of every setting that a trial other than `number` tried, tries or
+        waits to try."""
+        live = (t for t in trials if t.number != number and KILLED not in t.user_attrs)
+        keys = (self.read(setting_under_way(trial))[1] for trial in live)
+        return {key for key in keys if key is not None}
+
+
+def _planned_before(trials: Sequence[FrozenTrial], number: int) -> list[Setting]:
+    """Return the settings under way in trials with a lower number."""
+    return [
+        setting_under_way(t) for t in trials if t.number < number and t.state == TrialState.RUNNING
+    ]
+
+
+class EpsilonGreedySampler(KnobSampler):
+    """One epsilon-greedy bandit for each knob; see `rl.agents.KnobBandits`."""
+
+    def __init__(self, *, epsilon: float = 0.1, step_size: float | None = None,
+                 **shared: Any) -> None:  # fmt: skip
+        super().__init__(**shared)
+        self.epsilon = epsilon
+        self.step_size = step_size
+
+    def agent(self, space: SearchSpace) -> KnobBandits:
+        return KnobBandits(space, policy=EpsilonGreedy(self.epsilon), step_size=self.step_size)
+
+
+class QLearningSampler(KnobSampler):
+    """Tabular Q-learning over the choices made so far; see `rl.agents.QLearning`."""
+
+    def __init__(self, *, epsilon: float = 0.1,
+                 state: Literal["prefix", "previous", "depth"] = "previous",
+                 n: int | None = None, step_size: float | None = None, discount: float = 1.0,
+                 replays: int = 1, **shared: Any) -> None:  # fmt: skip
+        super().__init__(**shared)
+        self.epsilon = epsilon
+        self.q: dict[str, Any] = {"state": state, "n": n, "step_size": step_size,
+                                  "discount": discount, "replays": replays}  # fmt: skip
+
+    def agent(self, space: SearchSpace) -> QLearning:
+        return QLearning(space, policy=EpsilonGreedy(self.epsilon), **self.q)
+
+
+class DynaQSampler(KnobSampler):
+    """A learned reward model and planning in it; see `rl.agents.DynaQ`."""
+
+    def __init__(self, *, epsilon: float = 0.1, ucb: float | None = None, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.epsilon = epsilon
+        self.ucb = ucb
+
+    def agent(self, space: SearchSpace) -> DynaQ:
+        return DynaQ(space, policy=EpsilonGreedy(self.epsilon), ucb=self.ucb)
+
+
+class RandomSettingsSampler(KnobSampler):
+    """Random settings, none twice: what every agent is measured against."""
+
+    def agent(self, space: SearchSpace) -> RandomSettings:
+        return RandomSettings(space)
+
+
+class ReplayedTPESampler(BaseSampler):
+    """Optuna's multivariate TPE, made a pure function of (seed, finished trials) like the rest."""
+
+    def __init__(self, *, seed: int = 0, n_random: int = 10) -> None:
+        self.seed = seed
+        self.n_random = n_random
+        self._current: tuple[int, TPESampler] | None = None
+
+    def _tpe(self, study: Study, trial: FrozenTrial) -> TPESampler:
+        if self._current is None or self._current[0] != trial.number:
+            index = trial_index(study.get_trials(deepcopy=False), trial.number)
+            seed = int(np.random.default_rng([self.seed, index]).integers(2**31))
+            tpe = TPESampler(seed=seed, multivariate=True, n_startup_trials=self.n_random)
+            self._current = (trial.number, tpe)
+        return self._current[1]
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._tpe(study, trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._tpe(study, trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:  # fmt: skip
+        tpe = self._tpe(study, trial)
+        return tpe.sample_independent(study, trial, param_name, param_distribution)
+
+
+def make_sampler(name: AgentName, space: SearchSpace | None, seed: int,
+                 **parameters: Any) -> BaseSampler:  # fmt: skip
+    """Return the sampler called `name`; `parameters` go to its constructor.
+
+    Raises:
+        ValueError: there is no such sampler.
+    """
+    shared: dict[str, Any] = {"space": space, "seed": seed, **parameters}
+    if name == "dyna-q-ucb":
+        return DynaQSampler(**{"ucb": 1.0, **shared})
+    if name == "dyna-q":
+        return DynaQSampler(**shared)
+    if name == "epsilon-greedy":
+        return EpsilonGreedySampler(**shared)
+    if name == "q-learning":
+        return QLearningSampler(**shared)
+    if name == "random":
+        return RandomSettingsSampler(**shared)
+    if name == "tpe":
+        return ReplayedTPESampler(seed=seed, **parameters)
+    raise ValueError(f"agent {name!r} is not one of: dyna-q-ucb, dyna-q, epsilon-greedy, "
+                     "q-learning, tpe, random.")  # fmt: skip

@@ -1,0 +1,162 @@
+"""What every script does alike: parse, show progress, turn a user's mistakes into one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from audio.settings import UserError
+
+#: Exit codes.
+DONE, FAILED, MISUSED, PARTLY = 0, 1, 2, 3
+
+T = TypeVar("T")
+
+_MOST_NAMED = 20  # failures shown one by one; all are in failures.csv
+
+
+def parse(
+    command: type[T],
+    name: str,
+    argv: Sequence[str] | None,
+    *,
+    base: Callable[[T], T] | None = None,
+) -> T:
+    """Return the command that the arguments describe; exits 2 with a message where they do not.
+
+    base: given the command as parsed, returns one whose values replace the defaults; what the
+    arguments say wins over both.
+    """
+    options: dict[str, Any] = {
+        "prog": f"melbandit {name}",
+        "args": list(sys.argv[1:] if argv is None else argv),
+        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    }
+    parsed: T = tyro.cli(command, **options)
+    if base is None:
+        return parsed
+    with_defaults = base(parsed)
+    if with_defaults is parsed:
+        return parsed
+    settled: T = tyro.cli(command, default=with_defaults, **options)
+    return settled
+
+
+def run(work: Callable[[], int]) -> int:
+    """Return the work's exit code; a user's mistake is one line on stderr and code 1."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return work()
+    except UserError as error:
+        return _say_failed(str(error))
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        return _say_failed(f"{what}{error.strerror or error}.")
+    except FloatingPointError as error:
+        return _say_failed(str(error))
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here.")
+        return 130
+    except Exception as error:
+        if (
+            type(error).__module__.split(".")[0] == "rl"
+        ):  # its errors for users; a bug's are Python's
+            return _say_failed(str(error))
+        raise
+
+
+def _say_failed(message: str) -> int:
+    say(message)
+    return FAILED
+
+
+def say(message: str) -> None:
+    """Write one line to stderr."""
+    print(f"melbandit: {message}", file=sys.stderr, flush=True)
+
+
+def say_failures(failures: Sequence[tuple[str, str]]) -> None:
+    """Write a line for each clip that cannot be used."""
+    for path, reason in failures[:_MOST_NAMED]:
+        say(f"cannot use {path}: {reason}")
+    if len(failures) > _MOST_NAMED:
+        say(f"... and {len(failures) - _MOST_NAMED} more: see failures.csv.")
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Write the machine-readable last line of stdout."""
+    print(json.dumps(result, ensure_ascii=False))
+
+
+@contextmanager
+def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int], None]]:
+    """Give a function (done, of) that draws a bar on stderr, with rate and time left.
+
+    Where stderr is no terminal, a line is written at every tenth instead.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = -1
+
+        def lines(done: int, of: int) -> None:
+            nonlocal last
+            tenth = 10 * done // max(of, 1)
+            if tenth > last:
+                last = tenth
+                print(f"{title}: {done} of {of} {unit}", file=sys.stderr, flush=True)
+
+        yield lines
+        return
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def draw(done: int, of: int) -> None:
+            speed = bar.tasks[task].speed
+            rate = f"{speed:.0f} {unit}/s" if speed else ""
+            bar.update(task, completed=done, total=of, rate=rate)
+
+        yield draw
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object.
+
+    Raises:
+        UserError: it is missing or no JSON; names the file.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error}).") from None
+    return value

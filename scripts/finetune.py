@@ -1,0 +1,252 @@
+"""`melbandit finetune`: clips or pictures to a fitted, scored, saved classifier."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from audio.clips import SplitSettings, assign_splits
+from audio.settings import (
+    AugmentationSettings,
+    Settings,
+    SpectrogramSettings,
+    TrainingSettings,
+)
+from data.corpus import CorpusSettings, open_corpus
+from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
+from scripts.run_folder import RunFolder, open_run
+
+if TYPE_CHECKING:
+    from audio.train import Fit
+    from scripts.clips_in import ClipsIn
+
+_SHOWN_MISTAKES = 25
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Fit a classifier to labelled clips, or to the pictures that `melbandit convert` made.
+
+    The split keeps groups whole. Validation scores are shown epoch by epoch; the test is scored
+    once, at the end. The same command again goes on where it was stopped.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """Folder with a subfolder of clips for each class, a CSV manifest, or a folder of pictures."""
+    out: Path
+    """Folder for the model, its scores and its report."""
+    settings: Path | None = None
+    """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
+    preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
+    """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
+    workers: int = 0
+    """Threads that decode; 0 is one a core."""
+    overwrite: bool = False
+    """Start over in a folder that holds another run."""
+    corpus: CorpusSettings = CorpusSettings()
+    split: SplitSettings = SplitSettings()
+    spectrogram: SpectrogramSettings = SpectrogramSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def with_base(command: Any) -> Any:
+    """Return a command (finetune's or search's) whose settings start from its file or preset."""
+    if command.settings is not None:
+        base = Settings.from_json(read_json(command.settings)["settings"])
+    else:
+        spectrogram = _preset(command.preset, command.training.backbone)
+        if spectrogram == SpectrogramSettings():
+            return command
+        base = Settings(spectrogram=spectrogram)
+    return replace(
+        command,
+        spectrogram=base.spectrogram,
+        augmentation=base.augmentation,
+        training=base.training,
+    )
+
+
+def _preset(name: str, backbone: str) -> SpectrogramSettings:
+    from audio.settings import AST_PRESET, WHISPER_PRESET
+
+    if name == "auto":
+        if backbone.endswith("-scratch"):  # known without importing torch
+            return SpectrogramSettings()
+        from audio.backbones import preset_for
+
+        return preset_for(backbone)
+    table = {"melbandit": SpectrogramSettings(), "ast": AST_PRESET, "whisper": WHISPER_PRESET}
+    return replace(table[name], clip_s=None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command: list[Finetune] = []
+
+    def work() -> int:
+        command.append(parse(Finetune, "finetune", arguments, base=with_base))
+        return finetune(command[0], arguments)
+
+    return run(work)
+
+
+def finetune(command: Finetune, argv: Sequence[str]) -> int:
+    """Fit, score and save; returns an exit code."""
+    from audio.devices import use_threads
+    from audio.images import is_images_folder
+    from audio.train import fine_tune, resolve
+    from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures
+
+    settings = Settings(command.spectrogram, command.augmentation, command.training)
+    pictures = is_images_folder(command.clips)
+    if not pictures:
+        manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
+    with open_run(command.out, overwrite=command.overwrite) as folder:
+        if pictures:
+            clips, made = read_pictures(command.clips)
+            check_same_pictures(settings.spectrogram, made)
+            settings = replace(settings, spectrogram=made)
+            manifest = clips.manifest
+        identity = {"settings": settings.to_json(), "corpus": manifest.fingerprint()}
+        folder.begin("finetune", identity, argv)
+        if folder.is_done:
+            say(f"{command.out}: already done; --overwrite fits it again.")
+            print_result(summary(folder.results()))
+            return DONE
+        use_threads(settings.training.threads)
+        if pictures:
+            say("note: pictures: gain, shift, speed, noise and filter act on sound and are off.")
+        else:
+            clips, _ = decode_sounds(
+                manifest,
+                sample_rate_hz=settings.spectrogram.sample_rate_hz,
+                folder=folder.work / "waveforms",
+                workers=command.workers or 2,
+            )
+        folder.write_failures(clips.failures)
+        say(clips.manifest.describe())
+        train = clips.examples["train"]
+        settings = resolve(settings, train)
+        with progress("fit", "epochs") as draw:
+            fit = fine_tune(
+                train,
+                clips.examples["validation"],
+                settings,
+                clips.labels,
+                checkpoint=folder.work / "checkpoint.safetensors",
+                on_epoch=_shown(draw, settings.training.epochs),
+            )
+        results = score_and_save(folder, fit, clips)
+        folder.finish(results)
+        print_result(summary(results))
+    return PARTLY if clips.failures else DONE
+
+
+def _shown(draw: Callable[[int, int], None], n_epochs: int) -> Callable[[dict[str, float]], None]:
+    def show(row: dict[str, float]) -> None:
+        n = int(row["epoch"])
+        draw(n, n_epochs)
+        if n == n_epochs or n % max(1, n_epochs // 10) == 0:
+            say(
+                f"epoch {n}: loss {row['train_loss']:.3f}, validation loss "
+                f"{row['validation_loss']:.3f}, accuracy {row['validation_accuracy']:.1%}"
+            )
+
+    return show
+
+
+def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any]:
+    """Save the model, score it on validation and test, write the report; return the results."""
+    from audio.clips import write_csv
+    from audio.metrics import evaluate
+    from scripts.pages import write_model_page
+
+    model = fit.model
+    model.save_pretrained(folder.path)
+    write_csv(clips.manifest, folder.path / "manifest.csv")
+    results: dict[str, Any] = {
+        "labels": list(clips.labels),
+        "settings": model.settings.to_json(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "history": list(fit.history),
+        "seconds": sum(row["seconds"] for row in fit.history),
+        "failures": len(clips.failures),
+    }
+    rows: list[list[Any]] = []
+    for split in ("validation", "test"):
+        examples = clips.examples[split]
+        if not len(examples.targets):
+            continue
+        probabilities = examples.probabilities(model)
+        results[split] = evaluate(
+            probabilities, examples.targets, clips.labels, groups=clips.groups(split)
+        )
+        for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
+            best = int(p.argmax())
+            rows.append(
+                [
+                    split,
+                    clips.manifest.relative(clip.path),
+                    clip.label,
+                    clips.labels[best],
+                    f"{p[best]:.4f}",
+                    f"{p[clips.labels.index(clip.label)]:.4f}",
+                ]
+            )
+    header = ("split", "path", "label", "predicted", "probability", "probability_of_label")
+    folder.write_table("predictions.csv", header, rows)
+    last = "test" if "test" in results else "validation"
+    wrong = [row for row in rows if row[0] == last and row[2] != row[3]]
+    wrong.sort(key=lambda row: -float(row[4]))
+    results["mistakes"] = [
+        {"path": row[1], "label": row[2], "predicted": row[3], "probability": float(row[4])}
+        for row in wrong[:_SHOWN_MISTAKES]
+    ]
+    results["corpus"] = clips.manifest.counts()
+    results["pictures"] = example_pictures(folder, model, clips)
+    write_model_page(folder.path, results, read_json(folder.path / "settings.json"))
+    return results
+
+
+def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict[str, str]]:
+    """Write up to three training clips of each class as the model sees them; return their names."""
+    import numpy as np
+
+    from audio.files import write_atomically
+    from audio.images import encode_picture
+
+    train, manifest = clips.examples["train"], clips.manifest.in_split("train")
+    (folder.path / "examples").mkdir(exist_ok=True)
+    shown: list[dict[str, str]] = []
+    for label in clips.labels:
+        mine = [i for i, clip in enumerate(manifest.clips) if clip.label == label][:3]
+        levels, n_valid = train.levels(np.array(mine), model, None)
+        for k, (i, level, n) in enumerate(zip(mine, levels.cpu(), n_valid.tolist(), strict=True)):
+            name = f"examples/{clips.labels.index(label):03d}_{k}.png"
+            data = encode_picture(level.numpy(), model.settings.spectrogram, n_valid=n)
+            write_atomically(folder.path / name, data)
+            caption = manifest.relative(manifest.clips[i].path)
+            shown.append({"label": label, "caption": caption, "file": name})
+    return shown
+
+
+def summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the few figures that the last line of stdout gives."""
+    short: dict[str, Any] = {"parameters": results["parameters"], "seconds": results["seconds"]}
+    for split in ("validation", "test"):
+        if split in results:
+            short[split] = {"n": results[split]["n"]} | {
+                name: results[split][name] for name in ("accuracy", "balanced_accuracy", "macro_f1")
+            }
+    return short
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What the agent's choices are scored by: a training, and its validation score.
+
+This is where `rl` and `audio` meet: `rl` calls it with a setting, it trains with `audio`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audio.clips import Manifest
+from audio.settings import Settings
+from rl.workers import Stopped, TrialResult
+
+REWARDS = {"accuracy": "validation_accuracy", "macro-f1": "validation_macro_f1"}
+
+
+def settings_of(base: Settings, values: Mapping[str, Any]) -> Settings:
+    """Return the settings that an agent's choices make of `base`.
+
+    Mean and deviation belong to the levels that they were measured on, so they are measured anew.
+    """
+    changed = dict(values)
+    if "normalisation" in values:
+        changed |= {"mean_db": None, "std_db": None}
+    return base.with_values(changed)
+
+
+@dataclass
+class TrainingObjective:
+    """Train with a setting on the training clips, score on the validation clips.
+
+    Picklable: a worker's process opens the decoded clips itself, once. settings: what the agent's
+    choices are made in; its `clip_s` is known. store: folder of the decoded clips.
+    """
+
+    manifest: Manifest
+    labels: tuple[str, ...]
+    store: Path
+    settings: Settings
+    reward: str
+    _examples: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_examples": {}}
+
+    def prepare(self) -> None:
+        """Open the decoded clips; called once in each worker."""
+        from audio.waveform import open_store
+        from scripts.clips_in import sound_examples
+
+        store = open_store(
+            self.manifest,
+            sample_rate_hz=self.settings.spectrogram.sample_rate_hz,
+            folder=self.store,
+        )
+        self._examples = sound_examples(self.manifest, store, self.labels)
+
+    def __call__(
+        self, values: Mapping[str, Any], seed: int, stop: Callable[[], bool]
+    ) -> TrialResult:
+        """Return the validation score after the last epoch.
+
+        Raises:
+            Stopped: `stop()` became true before the end.
+        """
+        from audio.train import fine_tune
+
+        if not self._examples:
+            self.prepare()
+        started = time.perf_counter()
+        fit = fine_tune(
+            self._examples["train"],
+            self._examples["validation"],
+            settings_of(self.settings, {**values, "seed": seed}),
+            self.labels,
+            stop=stop,
+        )
+        if fit.stopped:
+            raise Stopped
+        curve = [row[REWARDS[self.reward]] for row in fit.history]
+        return TrialResult(
+            score=curve[-1],
+            seconds=time.perf_counter() - started,
+            curve=[round(value, 5) for value in curve],
+            extra={"validation_loss": fit.history[-1]["validation_loss"]},
+        )

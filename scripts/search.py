@@ -1,0 +1,325 @@
+"""`melbandit search`: a reinforcement-learning agent chooses the settings, trial by trial."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from audio.clips import SplitSettings, assign_splits
+from audio.settings import (
+    AugmentationSettings,
+    Settings,
+    SettingsError,
+    SpectrogramSettings,
+    TrainingSettings,
+)
+from data.corpus import CorpusSettings, open_corpus
+from rl.budget import SearchSettings
+from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
+from scripts.finetune import score_and_save, summary, with_base
+from scripts.run_folder import RunFolder, open_run
+
+if TYPE_CHECKING:
+    from rl.search import SearchResult
+    from rl.space import SearchSpace
+    from scripts.clips_in import ClipsIn
+
+
+@dataclass(frozen=True)
+class Search:
+    """Let a reinforcement-learning agent choose preprocessing and augmentation for your clips.
+
+    Each trial trains with one setting and is rewarded by its score on the validation clips; the
+    first is the default setting. The best few are then trained again on fresh seeds, the winner of
+    that is fitted, saved in OUT/model and scored once on the test clips. Killed at any moment, the
+    same command goes on.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    out: Path
+    """Folder for the study, the winner and the report."""
+    space: str = "default"
+    """quick (about a thousand settings), default (millions), or a TOML file of [[knob]] tables."""
+    show_space: bool = False
+    """Print the knobs and how many settings there are, and do nothing else."""
+    reward: Literal["macro-f1", "accuracy"] = "macro-f1"
+    """Validation score that rewards a trial."""
+    settings: Path | None = None
+    """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
+    preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
+    """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
+    overwrite: bool = False
+    """Start over in a folder that holds another run."""
+    search: SearchSettings = SearchSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    split: SplitSettings = SplitSettings()
+    spectrogram: SpectrogramSettings = SpectrogramSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run(lambda: search(parse(Search, "search", arguments, base=with_base), arguments))
+
+
+def search(command: Search, argv: Sequence[str]) -> int:
+    """Search, fit the winner, report; returns an exit code."""
+    settings = Settings(command.spectrogram, command.augmentation, command.training)
+    space, dropped = space_for(command.space, settings)
+    for line in dropped:
+        say(f"note: {line}")
+    if command.show_space:
+        print(space.describe())
+        return DONE
+    from audio.images import is_images_folder
+
+    if is_images_folder(command.clips):
+        raise SettingsError(
+            f"{command.clips}: pictures, whose preprocessing is settled; search needs the clips."
+        )
+    manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
+    with open_run(command.out, overwrite=command.overwrite) as folder:
+        identity = {
+            "settings": settings.to_json(),
+            "corpus": manifest.fingerprint(),
+            "space": space.to_json(),
+            "reward": command.reward,
+            "agent": command.search.agent,
+        }
+        folder.begin("search", identity, argv)
+        if folder.is_done:
+            say(f"{command.out}: already done; --overwrite searches again.")
+            print_result(_summary(folder.results()))
+            return DONE
+        results, n_failed = _search(command, folder, settings, space, manifest)
+        print_result(_summary(results))
+    return PARTLY if n_failed else DONE
+
+
+def _search(
+    command: Search, folder: RunFolder, settings: Settings, space: SearchSpace, manifest: Any
+) -> tuple[dict[str, Any], int]:
+    """Return the results, and how many clips could not be used."""
+    from audio.train import resolve
+    from rl.search import run_search
+    from scripts.clips_in import decode_sounds
+    from scripts.objective import TrainingObjective, settings_of
+    from scripts.pages import write_search_page
+
+    budget = command.search
+    store = folder.work / "waveforms"
+    clips, _ = decode_sounds(
+        manifest,
+        sample_rate_hz=settings.spectrogram.sample_rate_hz,
+        folder=store,
+        workers=2,
+    )
+    folder.write_failures(clips.failures)
+    say(clips.manifest.describe())
+    say(f"{len(space.knobs)} knobs, {space.size():,} settings; agent {budget.agent}")
+    # the window is the corpus's, the same for every trial; means are each trial's own
+    window = resolve(settings_of(settings, {"normalisation": "none"}), clips.examples["train"])
+    spectrogram = replace(settings.spectrogram, clip_s=window.spectrogram.clip_s)
+    settings = replace(settings, spectrogram=spectrogram)
+    if settings.training.threads == 0 and budget.workers != 1:
+        settings = settings.with_values({"threads": 1})
+    objective = TrainingObjective(manifest, clips.labels, store.resolve(), settings, command.reward)
+    default = space.complete({knob.name: settings.value_of(knob.name) for knob in space.knobs})
+    with progress("search", "trials") as draw:
+        found = run_search(
+            space,
+            objective,
+            budget,
+            folder.path / "study.db",
+            seed=settings.training.seed,
+            default=default,
+            on_trial=_shown(budget, draw),
+        )
+    best = settings_of(settings, found.best.values)
+    results = found.to_json() | {"reward": command.reward, "failures": len(clips.failures)}
+    folder.write_json(
+        "recommended.json", {"settings": best.to_json(), "choices": found.best.values}
+    )
+    folder.write_json("search.json", results)
+    results["model"] = _fit_winner(command, folder, clips, best)
+    results["recommendation"] = _recommendation(command, found, default)
+
+    write_search_page(folder.path, results, read_json(folder.path / "settings.json"))
+    folder.finish(results)
+    return results, len(clips.failures)
+
+
+def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
+    """Return the knobs of a named space or TOML file, fitted to what the search starts from.
+
+    A value that the search starts from and a knob lacks is added to it. Knobs that a checkpoint
+    fixes are dropped; the second result says which.
+
+    Raises:
+        SettingsError: a knob that is no setting or cannot be tuned, or a value that is illegal.
+    """
+    from rl.space import DEFAULT, QUICK, SearchSpace
+
+    named = {"quick": QUICK, "default": DEFAULT}
+    if name in named:
+        space = named[name]
+    elif Path(name).suffix == ".toml":
+        space = SearchSpace.from_toml(Path(name))
+    else:
+        raise SettingsError(f"space={name!r} is not one of quick, default, or a .toml file.")
+    dropped: list[str] = []
+    knobs = list(space.knobs)
+    if not settings.training.backbone.endswith("-scratch"):
+        fixed = {spec.name for spec in fields(SpectrogramSettings)} - {"clip_s", "padding"}
+        gone = [knob.name for knob in knobs if knob.name in fixed]
+        knobs = [knob for knob in knobs if knob.name not in fixed]
+        if gone:
+            dropped.append(
+                f"the checkpoint {settings.training.backbone} was trained on one kind of "
+                f"spectrogram; not searched: {', '.join(gone)}."
+            )
+    fitted = []
+    for knob in knobs:
+        if knob.name in ("sample_rate_hz", "seed", "device", "threads", "backbone"):
+            raise SettingsError(
+                f"space {name}: {knob.name} cannot be a knob; set it by its option."
+            )
+        mine = settings.value_of(knob.name)
+        if mine not in knob.values:
+            values = (*knob.values, mine)
+            if knob.ordered:
+                values = tuple(sorted(values, key=lambda v: float("inf") if v is None else v))
+            knob = replace(knob, values=values)
+        fitted.append(replace(knob, default=mine))
+        for value in knob.values:
+            try:
+                settings.with_values(_alone(knob.name, value))
+            except SettingsError as error:
+                raise SettingsError(f"space {name}: knob {knob.name}: {error}") from None
+    if not fitted:
+        raise SettingsError(f"space {name}: no knob is left to search.")
+    return SearchSpace(fitted), dropped
+
+
+def _alone(name: str, value: Any) -> dict[str, Any]:
+    changed = {name: value}
+    return changed | {"mean_db": None, "std_db": None} if name == "normalisation" else changed
+
+
+def _shown(budget: SearchSettings, draw: Any) -> Any:
+    """Return the callback that tells each finished training."""
+    best = float("-inf")
+    n_finals = 0
+
+    def show(row: Mapping[str, Any]) -> None:
+        nonlocal best, n_finals
+        score = row["score"]
+        if row["phase"] == "finals":
+            n_finals += 1
+            say(f"final {n_finals}: {_score(score)}, seed {row['seed']}")
+            return
+        mark = ""
+        if score is not None and score > best:
+            best, mark = score, " (best so far)"
+        what = "the default setting" if row.get("default") else json.dumps(row["values"])
+        error = f": {row['error']}" if row.get("error") else ""
+        say(f"trial {row['number']}: {_score(score)}{mark}{error}, {what}")
+        if budget.trials is not None:
+            draw(row["number"] + 1, budget.trials)
+
+    return show
+
+
+def _score(score: float | None) -> str:
+    return "failed" if score is None else f"{score:.3f}"
+
+
+def _fit_winner(
+    command: Search, folder: RunFolder, clips: ClipsIn, best: Settings
+) -> dict[str, Any]:
+    """Fit the recommended setting, save it under model/, score it on the test; return its results.
+
+    Goes on from its checkpoint where an earlier command was stopped here.
+    """
+    from audio.train import fine_tune
+
+    home = RunFolder(folder.path / "model")
+    home.path.mkdir(exist_ok=True)
+    if home.is_done:
+        return home.results()
+    home.work.mkdir(exist_ok=True)
+    record = {"settings": best.to_json(), "corpus": clips.manifest.fingerprint()}
+    home.begin("finetune", record, [str(command.clips), "--settings", "recommended.json"])
+    best = best.with_values({"threads": command.training.threads})
+    with progress("fit the winner", "epochs") as draw:
+        fit = fine_tune(
+            clips.examples["train"],
+            clips.examples["validation"],
+            best,
+            clips.labels,
+            checkpoint=home.work / "checkpoint.safetensors",
+            on_epoch=lambda row: draw(int(row["epoch"]), best.training.epochs),
+        )
+    results = score_and_save(home, fit, clips)
+    home.finish(results)
+    return results
+
+
+def _recommendation(
+    command: Search, found: SearchResult, default: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is recommended and why, in words and as a command."""
+    best, base, difference = found.best, found.default, found.difference
+    n = len(best.seeds)
+    changes = [
+        {"setting": name, "default": default.get(name), "recommended": value}
+        for name, value in best.values.items()
+        if value != default.get(name)
+    ]
+    if best.is_default or difference is None:
+        words = (
+            f"Keep the default setting: on {n} fresh seeds no finalist had a higher mean "
+            f"validation {command.reward} ({_score(base.mean)})."
+        )
+    else:
+        words = (
+            f"Over {difference.n} fresh seeds its validation {command.reward} was "
+            f"{_score(best.mean)} on average, the default setting's {_score(base.mean)}: "
+            f"{difference.mean:+.3f}"
+        )
+        if difference.low is not None and difference.high is not None:
+            words += f" (95 % interval {difference.low:+.3f} to {difference.high:+.3f})."
+            if difference.low <= 0:
+                words += " The interval includes zero: more seeds or trials would tell."
+        else:
+            words += "."
+    arguments = [str(command.clips), "--settings", str(command.out / "recommended.json")]
+    line = shlex.join(["melbandit", "finetune", *arguments, "--out", "runs/tuned"])
+    return {"words": words, "changes": changes, "command": line}
+
+
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the few figures that the last line of stdout gives."""
+    return {
+        "trials": len(results["trials"]),
+        "seconds": results["seconds"],
+        "reward": results["reward"],
+        "best": {k: results["best"][k] for k in ("values", "mean", "standard_error")},
+        "default": {k: results["default"][k] for k in ("mean", "standard_error")},
+        "difference": results["difference"],
+        "model": summary(results["model"]),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

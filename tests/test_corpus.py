@@ -1,0 +1,128 @@
+"""From a folder to labels: subfolders, splits above them, file names, a CSV."""
+
+from __future__ import annotations
+
+import pytest
+
+from audio.clips import Clip, ManifestError
+from data.corpus import CorpusSettings, list_sounds, open_corpus
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"sound")
+
+
+def told(manifest):
+    """Return {path below the root: (label, group, fold, split)}."""
+    return {manifest.relative(c.path): (c.label, c.group, c.fold, c.split) for c in manifest.clips}
+
+
+def test_a_subfolder_is_a_class(tmp_path):
+    touch(tmp_path, "dog/a.wav", "cat/deep/b.FLAC", "cat/notes.txt")
+    assert told(open_corpus(tmp_path)) == {
+        "dog/a.wav": ("dog", None, None, None),
+        "cat/deep/b.FLAC": ("cat", None, None, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "side"),
+    [
+        (("train", "val", "test"), {"train", "validation", "test"}),
+        (("Training", "dev", "testing"), {"train", "validation", "test"}),
+        (("train", "validation"), {"train", "validation"}),
+    ],
+)
+def test_split_folders_above_the_classes_are_kept(tmp_path, names, side):
+    touch(tmp_path, *(f"{name}/{label}/a.wav" for name in names for label in ("x", "y")))
+    manifest = open_corpus(tmp_path)
+    assert manifest.labels == ("x", "y")
+    assert {clip.split for clip in manifest.clips} == side
+
+
+def test_a_class_that_is_called_test_is_a_class(tmp_path):
+    touch(tmp_path, "test/take1/a.wav", "music/b.wav")
+    assert told(open_corpus(tmp_path)) == {
+        "test/take1/a.wav": ("test", None, None, None),
+        "music/b.wav": ("music", None, None, None),
+    }
+
+
+def test_hidden_files_and_other_kinds_are_no_sounds(tmp_path):
+    touch(tmp_path, "x/b.wav", "x/a.mp3", "x/._a.wav", ".cache/c.wav", "x/readme.md", "x/wav")
+    (tmp_path / "x" / "folder.wav").mkdir()
+    assert list_sounds(tmp_path) == [tmp_path / "x" / "a.mp3", tmp_path / "x" / "b.wav"]
+
+
+def test_a_pattern_reads_the_file_names(tmp_path):
+    touch(tmp_path, "7_theo_12.wav", "0_jackson_3.wav")
+    manifest = open_corpus(tmp_path, CorpusSettings(pattern="{label}_{group}_{take}"))
+    assert told(manifest) == {
+        "0_jackson_3.wav": ("0", "jackson", None, None),
+        "7_theo_12.wav": ("7", "theo", None, None),
+    }
+
+
+def test_a_pattern_with_a_slash_reads_the_path(tmp_path):
+    touch(tmp_path, "fold1/valid/dog.3.wav", "fold2/training/cat.4.ogg")
+    manifest = open_corpus(tmp_path, CorpusSettings(pattern="fold{fold}/{split}/{label}.{}"))
+    assert told(manifest) == {
+        "fold1/valid/dog.3.wav": ("dog", None, "1", "validation"),
+        "fold2/training/cat.4.ogg": ("cat", None, "2", "train"),
+    }
+
+
+def test_signs_in_a_pattern_stand_for_themselves(tmp_path):
+    touch(tmp_path, "a+b(1).wav")
+    manifest = open_corpus(tmp_path, CorpusSettings(pattern="{label}({})"))
+    assert manifest.labels == ("a+b",)
+
+
+def test_a_csv_is_read_as_it_is_and_a_folders_own_manifest_wins(tmp_path):
+    touch(tmp_path, "dog/a.wav", "dog/b.wav")
+    (tmp_path / "manifest.csv").write_text("path,label\ndog/a.wav,hound\n")
+    for source in (tmp_path, tmp_path / "manifest.csv"):
+        assert open_corpus(source).clips == (Clip(tmp_path / "dog" / "a.wav", "hound"),)
+
+
+@pytest.mark.parametrize(
+    ("names", "source", "pattern", "words"),
+    [
+        ((), "gone", None, ("gone", "no such file or folder")),
+        (("a.txt",), "a.txt", None, ("a.txt", "CSV")),
+        (("a.txt",), "", None, ("no sound files", "*.wav")),
+        (("x/a.wav", "b.wav"), "", None, ("b.wav", "outside any class folder", "--pattern")),
+        (("a.wav",), "", "{label}_{group}", ("a.wav", "does not fit --pattern")),
+        (("a.wav",), "", "{group}", ("pattern='{group}'", "{label}")),
+        (("a.wav",), "", "{label}_{label}", ("{label} twice",)),
+        (("later_a.wav",), "", "{split}_{label}", ("'later'", "train, validation, test")),
+    ],
+)
+def test_a_source_without_labels_is_refused_with_the_remedy(
+    tmp_path, names, source, pattern, words
+):
+    touch(tmp_path, *names)
+    with pytest.raises(ManifestError) as error:
+        open_corpus(tmp_path / source, CorpusSettings(pattern=pattern))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["{label}_{1st}", "{label} {no-name}"])
+def test_a_pattern_with_an_impossible_name_is_refused(tmp_path, pattern):
+    touch(tmp_path, "a_b.wav")
+    with pytest.raises(ManifestError, match="pattern"):
+        open_corpus(tmp_path, CorpusSettings(pattern=pattern))
+
+
+@pytest.mark.slow
+def test_the_spoken_digits_are_read_by_their_names(shared):
+    folder = next(iter(shared.glob("**/*_jackson_0.wav")), None)
+    if folder is None:
+        pytest.skip("no spoken digits (FSDD) among the shared corpora")
+    manifest = open_corpus(folder.parent, CorpusSettings(pattern="{label}_{group}_{take}"))
+    assert manifest.labels == tuple("0123456789")
+    assert "jackson" in {clip.group for clip in manifest.clips}
