@@ -7,6 +7,8 @@ and what we changed), from which `build_network` makes it again without the chec
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
 
 _AST, _VIT, _WHISPER = "audio-spectrogram-transformer", "vit", "whisper"
 _PATCH = 16
+_STEM_CHANNELS = (32, 64, 128)
+_STEM_TIME_STRIDES = (2, 2, 1)
 
 
 class BackboneError(UserError):
@@ -48,8 +52,8 @@ def scratch_network(
 ) -> dict[str, Any]:
     """Return the description of a small network to be trained from nothing.
 
-    whisper-scratch: two 1-D convolutions over all bands, each halving the time, then four encoder
-    layers. ast-scratch: overlapping 16 x 16 patches, stride 10. vit-scratch: 16 x 16 patches.
+    whisper-scratch: a Whisper encoder of two layers behind a stem of three 2-D convolutions.
+    ast-scratch: overlapping 16 x 16 patches, stride 10. vit-scratch: 16 x 16 patches.
 
     Raises:
         BackboneError: an unknown name.
@@ -58,18 +62,22 @@ def scratch_network(
     wide |= {"intermediate_size": 768}
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
     if name == "whisper-scratch":
+        bands, tokens = n_mels, n_frames
+        for time_stride in _STEM_TIME_STRIDES:
+            bands, tokens = -(-bands // 2), -(-tokens // time_stride)
         config: dict[str, Any] = {
-            "d_model": 192,
-            "encoder_layers": 4,
+            "d_model": 128,
+            "encoder_layers": 2,
             "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 576,
+            "encoder_ffn_dim": 384,
             "decoder_layers": 1,
-            "num_mel_bins": n_mels,
-            "max_source_positions": -(-n_frames // 4),
-            "classifier_proj_size": 192,
+            "num_mel_bins": _STEM_CHANNELS[-1] * bands,
+            "max_source_positions": tokens,
+            "classifier_proj_size": 128,
             "dropout": dropout,
         }
-        return _describe(_WHISPER, config, n_labels, strides=[2, 2])
+        description = _describe(_WHISPER, config, n_labels)
+        return description | {"stem": list(_STEM_CHANNELS), "strides": [1, 1]}
     if name == "ast-scratch":
         config = {"num_mel_bins": max(n_mels, _PATCH), "max_length": max(n_frames, _PATCH)}
         return _describe(_AST, config | wide | drop, n_labels)
@@ -82,10 +90,8 @@ def scratch_network(
     )
 
 
-def _describe(
-    model_type: str, config: dict[str, Any], n_labels: int, strides: list[int] | None = None
-) -> dict[str, Any]:
-    return {"type": model_type, "config": config | {"num_labels": n_labels}, "strides": strides}
+def _describe(model_type: str, config: dict[str, Any], n_labels: int) -> dict[str, Any]:
+    return {"type": model_type, "config": config | {"num_labels": n_labels}}
 
 
 def _whole(n: int) -> int:
@@ -93,11 +99,39 @@ def _whole(n: int) -> int:
     return -(-n // _PATCH) * _PATCH
 
 
+class ConvStem(nn.Module):
+    """Spectrogram to a sequence: 3 x 3 convolutions that see time and frequency alike.
+
+    Each halves the bands; the first two halve the frames too. What a transformer would have to
+    learn from many clips, that a pattern may move a little in time and pitch, is built in.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for n, time_stride in zip(channels, _STEM_TIME_STRIDES, strict=True):
+            layers += [
+                nn.Conv2d(before, n, 3, stride=(2, time_stride), padding=1, bias=False),
+                nn.BatchNorm2d(n),
+                nn.GELU(),
+            ]
+            before = n
+        self.layers = nn.Sequential(*layers)
+        self.time_stride = math.prod(_STEM_TIME_STRIDES)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (batch, channels * bands, tokens) of features (batch, n_mels, n_frames)."""
+        maps: Tensor = self.layers(features[:, None])
+        return maps.flatten(1, 2)
+
+
 def build_network(description: dict[str, Any]) -> nn.Module:
     """Return the network of a description, with fresh weights from torch's generator."""
     make_config, make_model = _classes(description["type"])
     network: nn.Module = make_model(make_config(**description["config"]))
-    if description["strides"]:
+    if "stem" in description:
+        network.stem = ConvStem(description["stem"])
         encoder: Any = network.encoder
         encoder.conv1.stride = (description["strides"][0],)
         encoder.conv2.stride = (description["strides"][1],)
@@ -123,7 +157,11 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
     if config.model_type == _WHISPER:
         encoder = network.encoder
         stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
-        features = _grow(features, config.num_mel_bins, config.max_source_positions * stride)
+        if hasattr(network, "stem"):
+            features = network.stem(features)
+            stride *= network.stem.time_stride
+        else:
+            features = _grow(features, config.num_mel_bins, config.max_source_positions * stride)
         hidden = network.projector(encoder(features).last_hidden_state)
         return network.classifier(_masked_mean(hidden, frames, stride)).float()  # type: ignore[no-any-return]
     if config.model_type == _AST:
@@ -233,7 +271,7 @@ def load_checkpoint(
     kept = network.config.to_diff_dict() | {"num_labels": n_labels}
     for name in ("id2label", "label2id", "architectures", "dtype", "transformers_version"):
         kept.pop(name, None)
-    return network, {"type": config.model_type, "config": kept, "strides": None}
+    return network, {"type": config.model_type, "config": kept}
 
 
 def _fit_ast(network: Any, n_mels: int, n_frames: int) -> None:

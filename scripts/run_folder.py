@@ -77,6 +77,7 @@ class RunFolder:
             UserError: the folder holds another run; names what differs.
         """
         record_path = self.path / "settings.json"
+        self.work.mkdir(exist_ok=True)
         identity = json.loads(json.dumps({"command": command} | identity))
         if record_path.exists():
             have = json.loads(record_path.read_text("utf-8"))

@@ -257,7 +257,6 @@ def _fit_winner(
     home.path.mkdir(exist_ok=True)
     if home.is_done:
         return home.results()
-    home.work.mkdir(exist_ok=True)
     record = {"settings": best.to_json(), "corpus": clips.manifest.fingerprint()}
     home.begin("finetune", record, [str(command.clips), "--settings", "recommended.json"])
     best = best.with_values({"threads": command.training.threads})

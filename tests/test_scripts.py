@@ -69,6 +69,24 @@ def test_an_unknown_command_and_an_unknown_option_exit_with_2(corpus: Path, tmp_
     [
         (["--n-mels", "2"], "n_mels=2 is below its least value 4"),
         (["--f-max-hz", "9000"], "exceeds the Nyquist frequency 8000 Hz"),
+    ],
+)
+def test_an_illegal_setting_is_told_with_its_rule_and_exits_with_2(
+    arguments: list[str],
+    words: str,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["finetune", str(corpus), "--out", str(tmp_path / "m"), *arguments])
+    assert end.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())  # the message is set in a box
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (["--test-groups", "nobody"], "no clip is in group nobody"),
         (["--backbone", "resnet"], "backbone='resnet' is not one of"),
     ],

@@ -1,0 +1,501 @@
+"""One contract for every network, from scratch and from a checkpoint, and each type's own rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as t
+
+from audio.backbones import (
+    SCRATCH,
+    BackboneError,
+    build_network,
+    head_parameters,
+    is_checkpoint,
+    load_checkpoint,
+    network_logits,
+    preset_for,
+    scratch_network,
+)
+from audio.classifier import SpectrogramClassifier
+from audio.settings import Settings, SpectrogramSettings, TrainingSettings
+
+KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier")
+LABELS = tuple("abcde")
+
+
+@pytest.fixture
+def backbone(request, checkpoints) -> str:
+    return checkpoints.get(request.param, request.param)
+
+
+every_kind = pytest.mark.parametrize("backbone", KINDS, indirect=True)
+every_checkpoint = pytest.mark.parametrize("backbone", KINDS[3:], indirect=True)
+
+
+def made(backbone, labels=LABELS, seed=0, **spectrogram):
+    """Return a model at a small geometry of the backbone's own preset."""
+    values = {"clip_s": 0.5} | spectrogram
+    return SpectrogramClassifier.from_settings(
+        Settings(
+            replace(preset_for(backbone), **values),
+            training=TrainingSettings(backbone=backbone, seed=seed),
+        ),
+        labels,
+    ).eval()
+
+
+def noise(n, batch=2, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, 0.1, (batch, n))).float()
+
+
+# The contract
+
+
+@every_kind
+def test_logits_are_finite_one_row_a_clip_one_column_a_label(backbone):
+    model = made(backbone)
+    out = model(noise(8000, batch=3), labels=torch.tensor([0, 4, 1]))
+    assert out.logits.shape == (3, 5)
+    assert out.logits.dtype == torch.float32
+    assert torch.isfinite(out.logits).all()
+    expected = torch.nn.functional.cross_entropy(out.logits, torch.tensor([0, 4, 1]))
+    assert out.loss.item() == pytest.approx(expected.item())
+
+
+@every_kind
+@pytest.mark.parametrize("clip_s", [0.1, 0.33, 1.27])
+def test_other_geometries_work(backbone, clip_s):
+    model = made(backbone, clip_s=clip_s)
+    n = model.settings.spectrogram.n_samples
+    with torch.no_grad():
+        logits = model(noise(n)).logits
+    assert torch.isfinite(logits).all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+@every_kind
+def test_what_else_is_in_the_batch_does_not_change_a_clips_logits(backbone):
+    model = made(backbone)
+    batch = noise(8000, batch=4)
+    n_valid = torch.tensor([8000, 3000, 5000, 600])
+    for i, n in enumerate(n_valid):
+        batch[i, n:] = 0
+    with torch.no_grad():
+        together = model(batch, n_valid=n_valid).logits
+        for i in range(4):
+            alone = model(batch[i : i + 1], n_valid=n_valid[i : i + 1]).logits
+            assert (alone - together[i]).abs().max() < 1e-4
+
+
+@every_kind
+def test_weights_follow_from_the_seed_and_torchs_generator_is_left_alone(backbone):
+    torch.manual_seed(77)
+    state = torch.get_rng_state()
+    first = made(backbone, seed=3).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(78)
+    again, other = made(backbone, seed=3).state_dict(), made(backbone, seed=4).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    if not is_checkpoint(backbone):
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@every_checkpoint
+def test_a_new_head_follows_from_the_seed_and_the_rest_from_the_checkpoint(backbone):
+    first, other = (made(backbone, labels="xyz", seed=s).network for s in (3, 4))
+    heads = {id(p) for network in (first, other) for p in head_parameters(network)}
+    for (name, a), b in zip(first.named_parameters(), other.parameters(), strict=True):
+        if id(a) not in heads:
+            assert torch.equal(a, b), name
+    new = [n for n, p in first.named_parameters() if id(p) in heads and p.ndim > 1]
+    assert any(not torch.equal(first.get_parameter(n), other.get_parameter(n)) for n in new), (
+        "the head is the same for every seed"
+    )
+
+
+@every_kind
+def test_every_trainable_weight_gets_a_gradient(backbone):
+    model = made(backbone).train()
+    model(noise(8000), labels=torch.tensor([0, 1])).loss.backward()
+    without = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not torch.isfinite(p.grad).all())
+    ]
+    # token types nothing reads: ViT and AST have none; Whisper's encoder neither
+    assert without == []
+
+
+@every_kind
+def test_the_head_is_named(backbone):
+    network = made(backbone).network
+    names = {id(p): name for name, p in network.named_parameters()}
+    found = {names[id(p)].split(".")[0] for p in head_parameters(network)}
+    assert found == (
+        {"classifier", "projector"} if hasattr(network, "projector") else {"classifier"}
+    )
+
+
+@every_kind
+def test_a_saved_model_is_bit_equal(backbone, tmp_path):
+    model = made(backbone)
+    model.save_pretrained(tmp_path)
+    again = SpectrogramClassifier.load(tmp_path)
+    assert again.settings == model.settings
+    assert again.labels == model.labels
+    one, other = model.state_dict(), again.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with torch.no_grad():
+        assert torch.equal(model(noise(8000)).logits, again(noise(8000)).logits)
+
+
+@every_checkpoint
+def test_the_saved_model_no_longer_needs_the_checkpoint(backbone, tmp_path):
+    model = made(backbone)
+    model.save_pretrained(tmp_path)
+    texts = [p.read_text() for p in tmp_path.glob("*.json")]
+    described = SpectrogramClassifier.load(tmp_path).config.network
+    assert described["config"]["num_labels"] == 5
+    assert texts
+    build_network(described)  # from the description alone
+
+
+# The same logits as transformers' own class and extractor, at the checkpoint's own geometry
+
+
+def same_head(ours, theirs):
+    """Give transformers' network our head."""
+    for name in ("classifier", "projector"):
+        if hasattr(theirs, name):
+            getattr(theirs, name).load_state_dict(getattr(ours, name).state_dict())
+    return theirs.eval()
+
+
+@pytest.mark.parametrize("seconds", [10.255, 2.0])
+def test_an_ast_checkpoint_gives_transformers_logits(checkpoints, seconds):
+    model = made(checkpoints["ast"], clip_s=10.255)
+    theirs = t.ASTForAudioClassification.from_pretrained(checkpoints["ast"]).eval()
+    n = round(seconds * 16000)
+    wave = noise(n, batch=1)
+    features = t.ASTFeatureExtractor()(
+        wave[0].numpy(), sampling_rate=16000, return_tensors="pt"
+    ).input_values
+    padded = torch.zeros(1, model.settings.spectrogram.n_samples)
+    padded[:, :n] = wave
+    with torch.no_grad():
+        expected = theirs(features).logits
+        found = model(padded, n_valid=torch.tensor([n])).logits
+    assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["whisper-asr", "whisper-classifier"])
+def test_a_whisper_checkpoint_gives_transformers_logits(checkpoints, kind):
+    model = made(checkpoints[kind], clip_s=30.0)
+    source = t.WhisperForConditionalGeneration if kind == "whisper-asr" else None
+    theirs = t.WhisperForAudioClassification.from_pretrained(checkpoints["whisper-classifier"])
+    if source:
+        encoder = source.from_pretrained(checkpoints[kind]).model.encoder
+        theirs.encoder.load_state_dict(encoder.state_dict())
+    same_head(model.network, theirs)
+    wave = noise(480000, batch=1)
+    features = t.WhisperFeatureExtractor()(
+        wave[0].numpy(), sampling_rate=16000, return_tensors="pt"
+    ).input_features
+    with torch.no_grad():
+        expected = theirs(features).logits
+        found = model(wave, n_valid=torch.tensor([480000])).logits
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_a_whisper_classifiers_own_head_is_kept(checkpoints):
+    theirs = t.WhisperForAudioClassification.from_pretrained(checkpoints["whisper-classifier"])
+    ours = made(checkpoints["whisper-classifier"]).network
+    assert torch.equal(ours.classifier.weight, theirs.classifier.weight)
+    assert torch.equal(ours.projector.weight, theirs.projector.weight)
+
+
+def test_a_vit_checkpoint_on_one_channel_is_the_rgb_network_on_three_equal_ones(checkpoints):
+    network, _ = load_checkpoint(checkpoints["vit"], n_mels=224, n_frames=224, n_labels=5)
+    theirs = same_head(network, t.ViTForImageClassification.from_pretrained(checkpoints["vit"]))
+    features = torch.randn(2, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs(features[:, None].expand(-1, 3, -1, -1)).logits
+        found = network_logits(network.eval(), features, None)
+    assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["ast", "vit", "whisper-classifier"])
+def test_a_checkpoint_saved_without_a_head_gives_its_body(checkpoints, kind, tmp_path):
+    """As google/vit-base-patch16-224-in21k is; a body drawn at random would go unseen."""
+    whole = {
+        "ast": t.ASTForAudioClassification,
+        "vit": t.ViTForImageClassification,
+        "whisper-classifier": t.WhisperForAudioClassification,
+    }[kind].from_pretrained(checkpoints[kind])
+    if kind == "whisper-classifier":
+        body = t.WhisperModel.from_pretrained(checkpoints["whisper-asr"])
+        expected = body.encoder.layers.state_dict()
+    else:
+        body = whole.base_model
+        expected = body.encoder.state_dict() if hasattr(body, "encoder") else body.state_dict()
+    body.save_pretrained(tmp_path)
+    found = made(str(tmp_path)).network.state_dict()
+    for name, weight in expected.items():
+        if "embeddings" not in name:  # fitted to the geometry
+            matches = [w for n, w in found.items() if n.endswith(name) and w.shape == weight.shape]
+            assert any(torch.equal(w, weight) for w in matches), name
+
+
+# Fitting to another geometry
+
+
+@pytest.mark.parametrize(("n_mels", "n_frames"), [(128, 304), (64, 1024), (36, 216), (16, 16)])
+def test_ast_positions_are_the_middle_of_the_old_grid(checkpoints, n_mels, n_frames):
+    before = t.ASTForAudioClassification.from_pretrained(checkpoints["ast"])
+    old = before.audio_spectrogram_transformer.embeddings.position_embeddings[0].detach()
+    network, _ = load_checkpoint(checkpoints["ast"], n_mels=n_mels, n_frames=n_frames, n_labels=5)
+    new = network.audio_spectrogram_transformer.embeddings.position_embeddings[0].detach()
+    high, wide = (n_mels - 16) // 10 + 1, (n_frames - 16) // 10 + 1
+    top, left = (12 - high) // 2, (101 - wide) // 2
+    grid = old[2:].reshape(12, 101, -1)[top : top + high, left : left + wide]
+    assert torch.equal(new[:2], old[:2])  # class and distillation tokens
+    assert torch.equal(new[2:].reshape(high, wide, -1), grid)
+
+
+def test_ast_positions_are_stretched_along_the_axis_that_grew(checkpoints):
+    """A grid that only varies along one axis must still only vary along it."""
+    from audio.backbones import _fit_ast
+
+    network = t.ASTForAudioClassification.from_pretrained(checkpoints["ast"])
+    embeddings = network.audio_spectrogram_transformer.embeddings
+    table = torch.zeros_like(embeddings.position_embeddings)
+    table[0, 2:] = torch.arange(12.0).repeat_interleave(101)[:, None]  # rows: frequency
+    embeddings.position_embeddings.data = table
+    _fit_ast(network, 256, 512)
+    grid = embeddings.position_embeddings[0, 2:, 0].detach().reshape(25, 50)
+    assert torch.allclose(grid, grid[:, :1].expand(-1, 50))
+    assert (grid[1:, 0] >= grid[:-1, 0]).all()
+    assert grid[-1, 0] == 11
+
+
+def test_vit_positions_are_stretched_to_height_and_width_not_scrambled(checkpoints):
+    from audio.backbones import _fit_vit
+
+    network = t.ViTForImageClassification.from_pretrained(checkpoints["vit"])
+    embeddings = network.vit.embeddings
+    table = torch.zeros_like(embeddings.position_embeddings)
+    table[0, 1:] = torch.arange(14.0).repeat_interleave(14)[:, None]  # rows
+    embeddings.position_embeddings.data = table
+    _fit_vit(network, 64, 320)
+    grid = embeddings.position_embeddings[0, 1:, 0].detach().reshape(4, 20)
+    assert torch.allclose(grid, grid[:, :1].expand(-1, 20), atol=1e-5)
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+
+
+def test_whisper_positions_are_the_first_of_the_checkpoints(checkpoints):
+    theirs = t.WhisperForConditionalGeneration.from_pretrained(checkpoints["whisper-asr"])
+    model = made(checkpoints["whisper-asr"], clip_s=1.0)
+    kept = model.network.encoder.embed_positions.weight
+    assert len(kept) == 50
+    assert torch.equal(kept, theirs.model.encoder.embed_positions.weight[:50])
+
+
+@pytest.mark.parametrize("kind", ["whisper-scratch", "whisper-asr"])
+def test_whisper_positions_are_fixed_and_stay_so_after_a_load(checkpoints, kind, tmp_path):
+    model = made(checkpoints.get(kind, kind))
+    model.save_pretrained(tmp_path)
+    for each in (model, SpectrogramClassifier.load(tmp_path)):
+        assert not each.network.encoder.embed_positions.weight.requires_grad
+        assert each.network.encoder.conv1.weight.requires_grad
+
+
+def test_whisper_with_other_bands_is_refused_with_the_remedy(checkpoints):
+    with pytest.raises(BackboneError, match=r"n_mels=64.*80 bands; set n_mels=80"):
+        load_checkpoint(checkpoints["whisper-asr"], n_mels=64, n_frames=50, n_labels=2)
+
+
+def test_whisper_with_more_frames_than_it_has_is_refused(checkpoints):
+    with pytest.raises(BackboneError, match=r"3001 frames .*3000; lower clip_s"):
+        load_checkpoint(checkpoints["whisper-asr"], n_mels=80, n_frames=3001, n_labels=2)
+
+
+@pytest.mark.parametrize("kind", ["whisper-scratch", "whisper-asr"])
+def test_more_padding_does_not_change_what_whisper_pools(checkpoints, kind):
+    """The encoder attends to all frames; the mean over tokens sees the clip's own alone."""
+    model = made(checkpoints.get(kind, kind), clip_s=1.0)
+    features = torch.randn(
+        1,
+        model.settings.spectrogram.n_mels,
+        model.settings.spectrogram.n_frames,
+        generator=torch.Generator().manual_seed(0),
+    )
+    network = model.network
+    n = torch.tensor([40])
+    with torch.no_grad():
+        found = network_logits(network, features, n)
+        stride = network.encoder.conv1.stride[0] * network.encoder.conv2.stride[0]
+        if hasattr(network, "stem"):
+            grown = network.stem(features)
+            stride *= features.shape[-1] // grown.shape[-1]
+        else:
+            length = network.config.max_source_positions * stride
+            grown = torch.nn.functional.pad(features, (0, length - features.shape[-1]))
+        hidden = network.encoder(grown).last_hidden_state
+        own = hidden[:, : -(-40 // stride)]  # by hand: tokens that see own frames
+        expected = network.classifier(network.projector(own).mean(1))
+    assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+@pytest.mark.parametrize("shape", [(1, 64, 200), (1, 64, 20), (1, 30, 100), (1, 128, 100)])
+def test_windows_of_another_size_are_refused_with_their_size(name, shape):
+    network = build_network(
+        scratch_network(name, n_mels=64, n_frames=100, n_labels=2, dropout=0.0)
+    ).eval()
+    with pytest.raises(BackboneError, match=rf"{shape[1]} x {shape[2]}"):
+        network_logits(network, torch.zeros(shape), None)
+
+
+def test_a_transposed_spectrogram_is_refused():
+    """12 x 101 patches are as many as 101 x 12; AST itself would not see it."""
+    network = build_network(
+        scratch_network("ast-scratch", n_mels=64, n_frames=144, n_labels=2, dropout=0.0)
+    )
+    with pytest.raises(BackboneError, match="144 x 64"):
+        network_logits(network, torch.zeros(1, 144, 64), None)
+
+
+def test_ast_from_scratch_starts_with_positions_of_the_authors_spread():
+    torch.manual_seed(0)
+    network = build_network(
+        scratch_network("ast-scratch", n_mels=64, n_frames=100, n_labels=2, dropout=0.0)
+    )
+    table = network.audio_spectrogram_transformer.embeddings.position_embeddings
+    assert table.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_networks_from_scratch_are_small():
+    for name in SCRATCH:
+        network = build_network(
+            scratch_network(name, n_mels=64, n_frames=101, n_labels=10, dropout=0.0)
+        )
+        assert sum(p.numel() for p in network.parameters()) < 3e6
+
+
+# Presets and refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_mels", "edges"),
+    [("ast", 128, "inside"), ("whisper-asr", 80, "reflect"), ("vit", 128, "zeros")],
+)
+def test_the_preset_is_the_checkpoints(checkpoints, kind, n_mels, edges):
+    preset = preset_for(checkpoints[kind])
+    assert (preset.n_mels, preset.edges, preset.clip_s) == (n_mels, edges, None)
+    assert preset_for("vit-scratch") == SpectrogramSettings()
+
+
+def harmed(checkpoints, kind, folder: Path) -> str:
+    """Return a folder that is no usable checkpoint, of one kind of harm."""
+    network = t.ViTForImageClassification.from_pretrained(checkpoints["vit"])
+    if kind == "no config":
+        (folder / "readme.md").write_text("nothing")
+    elif kind == "broken config":
+        (folder / "config.json").write_text("{")
+    elif kind == "foreign":
+        t.BertConfig(hidden_size=8).save_pretrained(folder)
+    elif kind == "no weights":
+        network.config.save_pretrained(folder)
+    elif kind == "pickle alone":
+        network.config.save_pretrained(folder)
+        torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    elif kind == "cut weights":
+        network.save_pretrained(folder)
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:1000])
+    elif kind == "patch of 32":
+        t.ViTForImageClassification(
+            t.ViTConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, patch_size=32)
+        ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no config", "no config.json"),
+        ("broken config", "cannot be read"),
+        ("foreign", "type 'bert' is not supported"),
+        ("no weights", "cannot be loaded"),
+        ("pickle alone", "cannot be loaded"),
+        ("cut weights", "cannot be loaded"),
+        ("patch of 32", "patch size 32"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(checkpoints, tmp_path, kind, words):
+    folder = harmed(checkpoints, kind, tmp_path)
+    with pytest.raises(BackboneError) as error:
+        load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=2)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(BackboneError, match=r"'whisper'.*whisper-scratch, ast-scratch, vit-scr"):
+        load_checkpoint("whisper", n_mels=64, n_frames=100, n_labels=2)
+    with pytest.raises(BackboneError, match="'resnet'"):
+        scratch_network("resnet", n_mels=64, n_frames=100, n_labels=2, dropout=0)
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused_in_one_line():
+    with pytest.raises(BackboneError, match=r"backbone='nobody/nothing' cannot be read") as error:
+        load_checkpoint("nobody/nothing", n_mels=64, n_frames=100, n_labels=2)
+    assert "\n" not in str(error.value)
+
+
+# At true size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["AST 86 M", "ViT-B/16", "whisper-tiny"])
+def test_checkpoints_of_true_size_are_fitted_and_give_transformers_logits(kind, tmp_path):
+    """The published shapes with random weights: the hub is not at hand."""
+    torch.manual_seed(0)
+    if kind == "AST 86 M":
+        theirs = t.ASTForAudioClassification(t.ASTConfig(num_labels=5)).eval()
+        extractor, millions = t.ASTFeatureExtractor(), 86
+    elif kind == "ViT-B/16":
+        theirs = t.ViTForImageClassification(t.ViTConfig(num_labels=5)).eval()
+        extractor, millions = None, 86
+    else:
+        config = t.WhisperConfig(
+            d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536
+        )
+        config.num_labels = 5
+        theirs = t.WhisperForAudioClassification(config).eval()
+        extractor, millions = t.WhisperFeatureExtractor(), 8
+    theirs.save_pretrained(tmp_path)
+    size = sum(p.numel() for p in theirs.parameters()) / 1e6
+    assert size == pytest.approx(millions, rel=0.05)
+    short = made(str(tmp_path), labels="xyz", clip_s=1.0)
+    assert torch.isfinite(short(noise(16000)).logits).all()
+    with torch.no_grad():
+        if extractor is None:
+            network, _ = load_checkpoint(str(tmp_path), n_mels=224, n_frames=224, n_labels=5)
+            features = torch.randn(1, 224, 224)
+            expected = theirs(features[:, None].expand(-1, 3, -1, -1)).logits
+            found = network_logits(network.eval(), features, None)
+        else:
+            clip_s = 10.255 if kind == "AST 86 M" else 30.0
+            model = made(str(tmp_path), clip_s=clip_s)
+            wave = noise(model.settings.spectrogram.n_samples, batch=1)
+            features = extractor(wave[0].numpy(), sampling_rate=16000, return_tensors="pt")
+            expected = theirs(next(iter(features.values()))).logits
+            found = model(wave).logits
+    assert (found - expected).abs().max() < 1e-3
