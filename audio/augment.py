@@ -121,9 +121,11 @@ def _add_noise(waveform: Tensor, n_valid: Tensor, draw: WaveformDraw) -> Tensor:
     noise = torch.fft.irfft(torch.fft.rfft(white) * f ** -slope[:, None], n=n)
     rows = torch.from_numpy(noisy).to(waveform.device)
     clip = waveform[rows]
-    power = clip.square().sum(1) / n_valid[rows]
+    inside = torch.arange(n, device=waveform.device) < n_valid[rows][:, None]
+    noise = noise * inside
+    power = clip.square().sum(1)
     snr = torch.from_numpy(10 ** (draw.noise_snr_db[noisy] / 10)).to(waveform)
-    scale = (power / snr / noise.square().mean(1).clamp_min(1e-20)).sqrt()
+    scale = (power / snr / noise.square().sum(1).clamp_min(1e-20)).sqrt()
     return waveform.index_add(0, rows, noise * scale[:, None])
 
 
@@ -175,7 +177,9 @@ def apply_spectrogram(features: Tensor, frames: Tensor, draw: SpectrogramDraw) -
             _stripes(draw.mel_from, draw.mel_size, high, n_mels)[:, :, None]
             | _stripes(draw.frame_from, draw.frame_size, frames, n_frames)[:, None, :]
         )
-        features = torch.where(blank, features.mean((1, 2), keepdim=True), features)
+        own = (torch.arange(n_frames, device=features.device) < frames[:, None])[:, None]
+        mean = (features * own).sum((1, 2)) / (own.sum((1, 2)).clamp_min(1) * n_mels)
+        features = torch.where(blank, mean[:, None, None], features)
     if draw.keep < 1:
         other = features[torch.from_numpy(draw.mix_with).to(features.device)]
         features = draw.keep * features + (1 - draw.keep) * other

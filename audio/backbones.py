@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from audio.settings import AST_PRESET, WHISPER_PRESET, SpectrogramSettings, UserError
@@ -22,7 +23,7 @@ SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
 
 _AST, _VIT, _WHISPER = "audio-spectrogram-transformer", "vit", "whisper"
 _PATCH = 16
-_STEM_CHANNELS = (32, 64, 128)
+_STEM_CHANNELS = (16, 32, 64)
 _STEM_TIME_STRIDES = (2, 2, 1)
 
 
@@ -119,6 +120,8 @@ class ConvStem(nn.Module):
             before = n
         self.layers = nn.Sequential(*layers)
         self.time_stride = math.prod(_STEM_TIME_STRIDES)
+        self.band_stride = 2 ** len(channels)
+        self.channels = before
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, channels * bands, tokens) of features (batch, n_mels, n_frames)."""
@@ -158,6 +161,18 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
         encoder = network.encoder
         stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
         if hasattr(network, "stem"):
+            built_for = (config.num_mel_bins // network.stem.channels, config.max_source_positions)
+            n_mels, n_frames = features.shape[1:]
+            given = (
+                -(-n_mels // network.stem.band_stride),
+                -(-n_frames // network.stem.time_stride),
+            )
+            if given != built_for:
+                raise BackboneError(
+                    f"{n_mels} bands x {n_frames} frames give {given[0]} x {given[1]} cells, but "
+                    f"the network was built for {built_for[0]} x {built_for[1]}; give it windows "
+                    "of its own clip_s."
+                )
             features = network.stem(features)
             stride *= network.stem.time_stride
         else:
@@ -256,16 +271,24 @@ def load_checkpoint(
     _, make_model = _classes(config.model_type)
     try:
         # at the checkpoint's own geometry, so that nothing but the head is made anew
-        network = make_model.from_pretrained(
+        network, loading = make_model.from_pretrained(
             source,
             num_labels=n_labels,
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             dtype=torch.float32,
+            output_loading_info=True,
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone={source!r} cannot be loaded: {first}") from None
+    head = ("classifier", "projector")
+    drawn = sorted(name for name in loading["missing_keys"] if not name.startswith(head))
+    if drawn:
+        raise BackboneError(
+            f"backbone={source!r} lacks {len(drawn)} of its weights ({drawn[0]}, ...); copy the "
+            "whole checkpoint."
+        )
     fit = {_AST: _fit_ast, _VIT: _fit_vit, _WHISPER: _fit_whisper}[config.model_type]
     fit(network, n_mels, n_frames)
     kept = network.config.to_diff_dict() | {"num_labels": n_labels}

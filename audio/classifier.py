@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -130,7 +131,15 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             raise ModelError(f"{folder}: written by a newer melbandit; upgrade to read it.")
         if not (folder / "model.safetensors").exists():
             raise ModelError(f"{folder}: model.safetensors is missing; copy the whole folder.")
-        model = cls.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        try:
+            model, loading = cls.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+        except SafetensorError as error:
+            raise ModelError(f"{folder}/model.safetensors: cannot be read ({error}).") from None
+        if loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"])[:3])
+            raise ModelError(f"{folder}: model.safetensors lacks {missing}; copy the whole folder.")
         freeze_fixed(model.network)
         return model.eval()  # type: ignore[no-any-return]
 

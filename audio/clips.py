@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -229,6 +230,12 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
         ManifestError: a named group or fold that no clip has, an empty side, too few groups, or a
             prescribed split that puts one group on two sides.
     """
+    test, validation = settings.test_percent, settings.validation_percent
+    if test < 0 or validation <= 0 or test + validation >= 100:
+        raise ManifestError(
+            f"test_percent={test:g} and validation_percent={validation:g} leave a side without "
+            "clips; validation_percent must be above 0 and the two together below 100."
+        )
     clips = manifest.clips
     settled: list[str | None] = [clip.split for clip in clips]
     if settings.test_groups or settings.validation_groups:
@@ -240,7 +247,7 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
             [c.fold for c in clips], settings.test_folds, settings.validation_folds, "fold"
         )
     elif any(settled):
-        settled = [split or "train" for split in settled]
+        settled = [None if split == "train" else split for split in settled]
     elif all(clip.fold is not None for clip in clips):
         folds = sorted({str(clip.fold) for clip in clips}, key=_natural)
         if len(folds) < 3:
@@ -338,10 +345,21 @@ def _draw(
             f"{n_groups} group is left to draw {side} clips from; a side needs a whole group of "
             "its own. Name more groups, or leave the group column out."
         )
-    n_parts = min(max(round(100 / max(percent, 1e-9)), 2), n_groups)
+    most = max(Counter(labels[i] for i in free).values())
+    limit = min(n_groups, most, 20)
+    if limit < 2:
+        raise ManifestError(
+            f"every class has one clip only, so none can be kept for {side}; add clips."
+        )
+    # the fewest equal parts of which some make up the share
+    n_parts, n_taken = min(
+        ((n, min(max(1, round(n * percent / 100)), n - 1)) for n in range(2, limit + 1)),
+        key=lambda part: (abs(part[1] / part[0] - percent / 100), part[0]),
+    )
     parts = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class with fewer clips than parts is no error here
-        _, taken = next(parts.split(free, [labels[i] for i in free], [groups[i] for i in free]))
+        folds = parts.split(free, [labels[i] for i in free], [groups[i] for i in free])
+        taken = [i for _, fold in islice(folds, n_taken) for i in fold]
     for position in taken:
         settled[free[position]] = side

@@ -72,6 +72,8 @@ class SettingsGroup:
                 raise SettingsError(f"{spec.name}={value} must be finite.")
             if float not in kinds and value != int(value):
                 raise SettingsError(f"{spec.name}={value} must be a whole number.")
+            if float not in kinds and isinstance(value, float):
+                object.__setattr__(self, spec.name, int(value))
             low, high = spec.metadata.get("low"), spec.metadata.get("high")
             if low is not None and value < low:
                 raise SettingsError(
@@ -229,7 +231,7 @@ class SpectrogramSettings(SettingsGroup):
                 else 1 + (n_samples - self.frame_length) // self.hop_length
             )
         else:
-            n = 1 + n_samples // self.hop_length
+            n = 1 + (n_samples - self.n_fft % 2) // self.hop_length
         return max(0, n - int(self.drop_last_frame))
 
     @property

@@ -59,7 +59,7 @@ def mel_filter_bank(settings: SpectrogramSettings) -> NDArray[np.float32]:
         SettingsError: a band so narrow that no FFT bin falls into it. (Not for the kaldi scale:
             AST's published checkpoints were trained with such bands.)
     """
-    bins_hz = np.linspace(0, settings.nyquist_hz, settings.n_fft // 2 + 1, dtype=np.float64)
+    bins_hz: NDArray[Any] = np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate_hz)
     if settings.mel_scale == "kaldi":
         points = hz_to_mel(bins_hz, "kaldi")
         edges = _mel_edges(settings)
@@ -170,7 +170,7 @@ class LogMel(nn.Module):
         if s.edges == "inside":
             n = 1 + torch.div(n_valid - s.frame_length, s.hop_length, rounding_mode="floor")
         else:
-            n = 1 + torch.div(n_valid, s.hop_length, rounding_mode="floor")
+            n = 1 + torch.div(n_valid - s.n_fft % 2, s.hop_length, rounding_mode="floor")
         return (n - int(s.drop_last_frame)).clamp_min(1)
 
     def valid_mask(self, level: Tensor, n_valid: Tensor | None) -> Tensor | None:

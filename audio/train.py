@@ -220,6 +220,10 @@ def fine_tune(
         rng = np.random.default_rng([training.seed, epoch])
         order = rng.permutation(len(train.targets))
         model.train()
+        if training.freeze_backbone:  # else a batch norm's running means would move
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         total, rate = torch.zeros((), device=device), 0.0
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(rng.integers(2**31)))  # dropout's

@@ -170,7 +170,8 @@ def read_duration_s(path: Path) -> float | None:
         return float(soundfile.info(path).duration)
     except Exception:
         try:
-            return len(decode(path)[0]) / decode(path)[1]
+            waveform, rate = decode(path)
+            return len(waveform) / rate
         except ClipError:
             return None
 
@@ -238,8 +239,9 @@ def stream_windows(
     for block in blocks:
         held = np.concatenate([held, block])
         while len(held) >= window:
-            yield first, held[:window].copy()
-            done_to = first + window
+            if first + window > done_to:  # not told before the last block came
+                yield first, held[:window].copy()
+                done_to = first + window
             if len(held) < window + hop:
                 break
             held = held[hop:]
@@ -317,7 +319,7 @@ def open_store(
     folder.mkdir(parents=True, exist_ok=True)
     index_path, samples_path = folder / "index.jsonl", folder / "samples.f32"
     rows = _read_journal(index_path, identity)
-    if rows is None:
+    if rows is None or not samples_path.exists():
         index_path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
         samples_path.write_bytes(b"")
         rows = []

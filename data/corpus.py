@@ -94,6 +94,9 @@ def _read_by_pattern(root: Path, pattern: str) -> Manifest:
     names = re.findall(r"\{(\w*)\}", pattern)
     if "label" not in names:
         raise ManifestError(f"pattern={pattern!r} does not name {{label}}.")
+    for name in names:
+        if name and not name.isidentifier():
+            raise ManifestError(f"pattern={pattern!r}: {{{name}}} is no name.")
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise ManifestError(f"pattern={pattern!r} names {{{twice[0]}}} twice.")

@@ -342,7 +342,7 @@ def test_more_padding_does_not_change_what_whisper_pools(checkpoints, kind):
         stride = network.encoder.conv1.stride[0] * network.encoder.conv2.stride[0]
         if hasattr(network, "stem"):
             grown = network.stem(features)
-            stride *= features.shape[-1] // grown.shape[-1]
+            stride *= -(-features.shape[-1] // grown.shape[-1])
         else:
             length = network.config.max_source_positions * stride
             grown = torch.nn.functional.pad(features, (0, length - features.shape[-1]))

@@ -145,7 +145,7 @@ def corpora(draw):
     """Return a manifest whose groups hold 1 to 6 clips of 2 to 4 classes, some without group."""
     labels = "abcd"[: draw(st.integers(2, 4))]
     clips = []
-    for g in range(draw(st.integers(6, 25))):
+    for g in range(draw(st.integers(12, 25))):
         group = draw(st.sampled_from([f"g{g}", f"g{g}", None]))
         for i in range(draw(st.integers(1, 6))):
             label = draw(st.sampled_from(labels)) if i else labels[g % len(labels)]
