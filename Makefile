@@ -17,13 +17,15 @@ install: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+# 20 ms frames and few epochs, to be done in minutes on two cores.
 demo: install
-	@$(BIN)/melbandit synthesise $(DEMO)/clips --clips-per-class 40
+	@$(BIN)/melbandit synthesise $(DEMO)/clips --clips-per-class 60
 	@$(BIN)/melbandit convert $(DEMO)/clips --out $(DEMO)/images
-	@$(BIN)/melbandit finetune $(DEMO)/clips --out $(DEMO)/model
-	@$(BIN)/melbandit search $(DEMO)/clips --out $(DEMO)/study --space quick --epochs 10 \
-	  --minutes 1.5 --finalists 2 --replicates 2
-	@$(BIN)/melbandit predict $(DEMO)/study/model $(DEMO)/clips/siren --out $(DEMO)/predictions.csv --format csv
+	@$(BIN)/melbandit finetune $(DEMO)/clips --out $(DEMO)/model --hop-length 320 --epochs 20
+	@$(BIN)/melbandit search $(DEMO)/clips --out $(DEMO)/study --hop-length 320 --epochs 8 \
+	  --space quick --minutes 1 --finalists 2 --replicates 2
+	@$(BIN)/melbandit predict $(DEMO)/study/model $(DEMO)/clips/siren --format csv \
+	  --out $(DEMO)/predictions.csv
 	@echo "Look at: $(CURDIR)/$(DEMO)/study/report.html"
 
 test: install

@@ -169,7 +169,7 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
             )
             if given != built_for:
                 raise BackboneError(
-                    f"{n_mels} bands x {n_frames} frames give {given[0]} x {given[1]} cells, but "
+                    f"{n_mels} x {n_frames} bands and frames give {given[0]} x {given[1]} cells; "
                     f"the network was built for {built_for[0]} x {built_for[1]}; give it windows "
                     "of its own clip_s."
                 )

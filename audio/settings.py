@@ -314,7 +314,7 @@ class TrainingSettings(SettingsGroup):
     Whisper checkpoint."""
     epochs: int = setting(40, low=1, high=100000)
     """Passes over the training clips."""
-    batch_size: int = setting(32, low=1, high=65536)
+    batch_size: int = setting(16, low=1, high=65536)
     """Clips per step of the optimiser."""
     learning_rate: float = setting(1e-3, low=1e-8, high=10.0)
     """Peak step size of AdamW; warms up over 10 % of the steps, then falls along a cosine."""

@@ -27,14 +27,14 @@ CLASSES: tuple[str, ...] = tuple(MODELS)
 RECIPE = 1  # raise it when a change to the models or the chain changes the clips
 
 # How hard the corpus is. Tuples are (low, high) of a uniform draw.
-SNR_DB = (16.0, 32.0)  # a session's loud parts over its background
+SNR_DB = (20.0, 35.0)  # a session's loud parts over its background
 CLIP_SNR_DB = 4.0  # deviation of a clip's SNR from its session's
-SAME_SOURCE = 0.6  # chance that a clip is of its session's own bell, engine, walker, ...
-OVERLAP = 0.25  # chance of a faint second event of another class
+SAME_SOURCE = 0.5  # chance that a clip is of its session's own bell, engine, walker, ...
+OVERLAP = 0.1  # chance of a faint second event of another class
 OVERLAP_DB = (-28.0, -16.0)  # level of that second event relative to the first
-RT60_S = (0.1, 1.2)  # reverberation time, log-uniform
+RT60_S = (0.1, 0.6)  # reverberation time, log-uniform
 REVERB_DB = (-15.0, 0.0)  # reverberant over direct energy
-EQ_DB = 5.0  # deviation of the microphone's response, one draw per half octave
+EQ_DB = 3.0  # deviation of the microphone's response, one draw per half octave
 LOW_CUT_HZ, HIGH_CUT_HZ = (30.0, 250.0), (3500.0, 8000.0)  # band limits, log-uniform
 LEVEL_DB = (-24.0, -3.0)  # a session's peak level re full scale
 CLIP_LEVEL_DB = 3.0  # deviation of a clip's level from its session's
@@ -46,7 +46,7 @@ _CLIP, _SESSION, _SOURCE = range(3)  # streams of randomness under one seed
 class SyntheticSettings(SettingsGroup):
     """How large the synthesised corpus is, and which one of all possible."""
 
-    clips_per_class: int = setting(60, low=1, high=100000)
+    clips_per_class: int = setting(80, low=1, high=100000)
     """Clips of each of the ten classes."""
     sessions: int = setting(20, low=1, high=10000)
     """Recording sessions (room, microphone, background) that the clips are spread over."""

@@ -54,7 +54,7 @@ def run(work: Callable[[], int]) -> int:
     """Return the work's exit code; a user's mistake is one line on stderr and code 1."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return work()
     except UserError as error:
@@ -73,6 +73,8 @@ def run(work: Callable[[], int]) -> int:
         ):  # its errors for users; a bug's are Python's
             return _say_failed(str(error))
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say_failed(message: str) -> int:

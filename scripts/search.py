@@ -188,6 +188,11 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
                 f"the checkpoint {settings.training.backbone} was trained on one kind of "
                 f"spectrogram; not searched: {', '.join(gone)}."
             )
+        rates = (1e-5, 3e-5, 1e-4)
+        knobs = [
+            replace(k, values=rates, default=3e-5) if k.name == "learning_rate" else k
+            for k in knobs
+        ]
     fitted = []
     for knob in knobs:
         if knob.name in ("sample_rate_hz", "seed", "device", "threads", "backbone"):

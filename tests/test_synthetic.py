@@ -88,7 +88,7 @@ def test_every_setting_changes_something():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"sessions": 61}, "sessions=61 exceeds clips_per_class=60"),
+        ({"sessions": 81}, "sessions=81 exceeds clips_per_class=80"),
         ({"clip_s": 0.1}, "clip_s=0.1 is below"),
         ({"sample_rate_hz": 4000}, "sample_rate_hz=4000 is below"),
         ({"clips_per_class": 1.5}, "whole number"),
