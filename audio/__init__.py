@@ -1,0 +1,1 @@
+"""Clips to mel-spectrogram pictures to classes."""

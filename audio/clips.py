@@ -224,7 +224,8 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
 
     What decides, first come first served: the groups or folds that `settings` names; the split
     that the corpus prescribes; its official folds; else whole groups drawn by share, classes kept
-    in proportion (scikit-learn's StratifiedGroupKFold). No group is ever on two sides.
+    in proportion (scikit-learn's StratifiedGroupKFold), so that every class is trained on. No group
+    is ever on two sides.
 
     Raises:
         ManifestError: a named group or fold that no clip has, an empty side, too few groups, or a
@@ -258,11 +259,13 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
 
     groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
     labels = [clip.label for clip in clips]
+    drawn = [split is None for split in settled]
     if "test" not in settled and settings.test_percent > 0:
         _draw(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
     if "validation" not in settled:
         share = 100 * settings.validation_percent / (100 - settings.test_percent)
         _draw(settled, groups, labels, "validation", share, settings.split_seed)
+    _train_every_class(settled, groups, labels, drawn)
     result = replace(
         manifest,
         clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
@@ -363,3 +366,21 @@ def _draw(
         taken = [i for _, fold in islice(folds, n_taken) for i in fold]
     for position in taken:
         settled[free[position]] = side
+
+
+def _train_every_class(
+    settled: list[str | None], groups: Sequence[str], labels: Sequence[str], drawn: Sequence[bool]
+) -> None:
+    """Move whole groups that were drawn back to train until no class is held out entirely."""
+    while True:
+        trained = {label for label, split in zip(labels, settled, strict=True) if split is None}
+        held: Counter[str] = Counter()
+        for label, split, group, free in zip(labels, settled, groups, drawn, strict=True):
+            if free and split is not None and label not in trained:
+                held[group] += 1
+        if not held:
+            return
+        back = held.most_common(1)[0][0]
+        for i, group in enumerate(groups):
+            if group == back:
+                settled[i] = None

@@ -1,0 +1,1 @@
+"""Corpora: what is on disk, and the embedded one."""

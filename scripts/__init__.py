@@ -1,0 +1,1 @@
+"""What the `melbandit` command runs."""

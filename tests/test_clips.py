@@ -356,3 +356,14 @@ def test_the_fingerprint_changes_with_label_split_and_file(tmp_path):
     path.unlink()
     changed.add(fingerprint())
     assert len(changed) == 9
+
+
+def test_a_drawn_split_trains_on_every_class_however_rare(tmp_path):
+    clips = [Clip(tmp_path / f"{i}.wav", "common", group=f"g{i % 12}") for i in range(60)]
+    clips += [Clip(tmp_path / f"rare{i}.wav", f"rare{i}", group=f"g{i}") for i in range(6)]
+    for seed in range(10):
+        manifest = assign_splits(Manifest(tuple(clips), tmp_path), SplitSettings(split_seed=seed))
+        trained = {clip.label for clip in manifest.in_split("train").clips}
+        assert trained == {"common"} | {f"rare{i}" for i in range(6)}
+        assert len(manifest.in_split("validation"))
+        assert len(manifest.in_split("test"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -291,6 +292,16 @@ def test_predict_reads_folders_long_files_and_names_what_it_cannot_use(
     means = np.mean([list(row["probabilities"].values()) for row in rows], axis=0)
     np.testing.assert_allclose(list(whole["probabilities"].values()), means, atol=1e-6)
     assert cli.main(["predict", str(model), str(tmp_path / "nothing.wav")]) == 1
+
+
+def test_the_readme_s_python_runs(model: Path, corpus: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    clip = next(corpus.glob("*/*.wav"))
+    names: dict[str, object] = {}
+    exec(block.replace("runs/model", str(model)).replace("clip.wav", str(clip)), names)
+    assert np.shape(names["probabilities"]) == (1, 10)
+    assert np.sum(names["probabilities"]) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
 
 
 def test_predict_wants_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
