@@ -68,6 +68,14 @@ class RunFolder:
         else:
             (self.path / "failures.csv").unlink(missing_ok=True)
 
+    def is_of(self, identity: dict[str, Any]) -> bool:
+        """Return whether the folder's record has these entries."""
+        try:
+            have = json.loads((self.path / "settings.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return False
+        return all(have.get(key) == value for key, value in identity.items())
+
     def begin(self, command: str, identity: dict[str, Any], argv: Sequence[str]) -> None:
         """Write the record (settings.json), or check that the one there is of the same run.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -97,8 +98,8 @@ def search(command: Search, argv: Sequence[str]) -> int:
             "agent": command.search.agent,
         }
         folder.begin("search", identity, argv)
-        if folder.is_done:
-            say(f"{command.out}: already done; --overwrite searches again.")
+        if folder.is_done and folder.results()["settings"] == asdict(command.search):
+            say(f"{command.out}: already done; a larger budget goes on, --overwrite starts over.")
             print_result(_summary(folder.results()))
             return DONE
         results, n_failed = _search(command, folder, settings, space, manifest)
@@ -259,10 +260,12 @@ def _fit_winner(
     from audio.train import fine_tune
 
     home = RunFolder(folder.path / "model")
+    record = {"settings": best.to_json(), "corpus": clips.manifest.fingerprint()}
+    if home.path.exists() and not home.is_of(record):  # a larger budget found another winner
+        shutil.rmtree(home.path)
     home.path.mkdir(exist_ok=True)
     if home.is_done:
         return home.results()
-    record = {"settings": best.to_json(), "corpus": clips.manifest.fingerprint()}
     home.begin("finetune", record, [str(command.clips), "--settings", "recommended.json"])
     best = best.with_values({"threads": command.training.threads})
     with progress("fit the winner", "epochs") as draw:

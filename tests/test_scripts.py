@@ -375,6 +375,16 @@ def test_search_finds_fits_and_reports(
     page = (out / "report.html").read_text()
     for knob in results["best"]["values"]:
         assert knob in page
+    assert cli.main(command) == 0
+    assert "already done" in capsys.readouterr().err
+    larger = [word.replace("4", "5") if word == "4" else word for word in command]
+    assert cli.main(larger) == 0
+    longer = json.loads((out / "results.json").read_text())
+    assert [trial["values"] for trial in longer["trials"][:4]] == [
+        trial["values"] for trial in results["trials"]
+    ]
+    assert len(longer["trials"]) == 5
+    results = longer
     recommended = json.loads((out / "recommended.json").read_text())["settings"]
     fitted = json.loads((out / "model" / "config.json").read_text())["settings"]
     for knob, value in results["best"]["values"].items():
