@@ -310,7 +310,8 @@ def _recommendation(
                 words += " The interval includes zero: more seeds or trials would tell."
         else:
             words += "."
-    arguments = [str(command.clips), "--settings", str(command.out / "recommended.json")]
+    table = command.out / "model" / "manifest.csv"  # with the splits that the search had
+    arguments = [str(table), "--settings", str(command.out / "recommended.json")]
     line = shlex.join(["melbandit", "finetune", *arguments, "--out", "runs/tuned"])
     return {"words": words, "changes": changes, "command": line}
 

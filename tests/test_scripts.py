@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -390,8 +391,11 @@ def test_search_finds_fits_and_reports(
     for knob, value in results["best"]["values"].items():
         group = next(g for g in recommended if knob in recommended[g])
         assert recommended[group][knob] == value == fitted[group][knob]
-    again = ["finetune", str(corpus), "--out", str(tmp_path / "m")]
-    assert cli.main([*again, "--settings", str(out / "recommended.json"), "--epochs", "1"]) == 0
+    told = shlex.split(results["recommendation"]["command"])
+    assert told[0] == "melbandit"
+    assert cli.main([*told[1:-1], str(tmp_path / "m"), "--threads", "1"]) == 0
+    tuned = json.loads((tmp_path / "m" / "results.json").read_text())
+    assert tuned["test"]["confusion"] == results["model"]["test"]["confusion"]
     fitted = json.loads((tmp_path / "m" / "config.json").read_text())["settings"]
     for knob, value in results["best"]["values"].items():
         group = next(g for g in fitted if knob in fitted[g])
