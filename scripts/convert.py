@@ -241,8 +241,8 @@ def _write_index(
 
     from audio.files import write_atomically
     from audio.images import contact_sheet, read_picture, write_metadata
+    from audio.page import write_report
     from audio.report import corpus_table, headline, settings_table, spectrogram_gallery
-    from audio.report import write_report as write_page
 
     write_metadata(folder.path, rows)
     if coloured:  # levels cannot be read back from these
@@ -259,7 +259,7 @@ def _write_index(
     write_atomically(folder.path / "contact_sheet.png", sheet.getvalue())
     made = {row["source"] for row in rows}
     used = [clip for clip in manifest.clips if manifest.relative(clip.path) in made]
-    write_page(
+    write_report(
         folder.path / "report.html",
         title="Mel-spectrogram pictures",
         sections=[

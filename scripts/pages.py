@@ -7,6 +7,7 @@ from typing import Any
 
 from audio import report
 from audio.images import read_picture
+from audio.page import Section, write_report
 from audio.plots import percent
 from audio.settings import Settings
 
@@ -15,10 +16,10 @@ def write_model_page(folder: Path, results: dict[str, Any], record: dict[str, An
     """Write report.html of a fitted model."""
     sections = [model_headline(results), *model_sections(folder, results)]
     sections += closing_sections(results["settings"], record)
-    report.write_report(folder / "report.html", title="A fitted classifier", sections=sections)
+    write_report(folder / "report.html", title="A fitted classifier", sections=sections)
 
 
-def model_headline(results: dict[str, Any]) -> report.Section:
+def model_headline(results: dict[str, Any]) -> Section:
     """Return the headline: the test's accuracy with its interval, else validation's."""
     split = "test" if "test" in results else "validation"
     scores = results[split]
@@ -31,10 +32,10 @@ def model_headline(results: dict[str, Any]) -> report.Section:
     )
 
 
-def model_sections(folder: Path, results: dict[str, Any]) -> list[report.Section]:
+def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
     """Return what there is to see of one fitted model."""
     spectrogram = Settings.from_json(results["settings"]).spectrogram
-    sections: list[report.Section] = []
+    sections: list[Section] = []
     for split, title in (("test", "On the test clips"), ("validation", "On the validation clips")):
         if split in results:
             sections.append(report.metrics_table({"split": split} | results[split], title=title))
@@ -63,7 +64,7 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[report.Section
     return sections
 
 
-def closing_sections(settings: dict[str, Any], record: dict[str, Any]) -> list[report.Section]:
+def closing_sections(settings: dict[str, Any], record: dict[str, Any]) -> list[Section]:
     """Return the settings and where the run comes from."""
     known = {name: record[name] for name in ("argv", "versions", "machine", "started")}
     known["command line"] = " ".join(known.pop("argv"))
@@ -94,7 +95,7 @@ def write_search_page(folder: Path, results: dict[str, Any], record: dict[str, A
         report.settings_table(model["settings"], _with_default(model["settings"], default)),
         closing_sections(model["settings"], record)[-1],
     ]
-    report.write_report(folder / "report.html", title="A search for settings", sections=sections)
+    write_report(folder / "report.html", title="A search for settings", sections=sections)
 
 
 def _with_default(settings: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

@@ -18,13 +18,15 @@ import pytest
 from PIL import Image
 
 from audio import plots, report
+from audio.page import page as whole_page
+from audio.page import write_report
 
 HOSTILE = "<script>alert('x')</script> & \"Zug\" 🚂 日本 \x00\x1b \udcff"
 NAN = float("nan")
 
 
 def page(*sections: report.Section) -> str:
-    return report.page("A run", sections)
+    return whole_page("A run", sections)
 
 
 def figures(markup: str) -> list[ElementTree.Element]:
@@ -198,7 +200,7 @@ def test_empty_inputs_say_so_and_do_not_fail() -> None:
         Reader(page(section))
     Reader(page(report.metrics_table({}), report.recommendation("Keep it.", [], "")))
     Reader(page(report.settings_table({}, None), report.provenance({})))
-    Reader(report.page("", []))
+    Reader(whole_page("", []))
 
 
 def test_best_so_far_never_falls_and_counts_complete_trials_only() -> None:
@@ -330,7 +332,7 @@ def test_a_leading_number_is_set_large_and_the_words_stay_whole() -> None:
 
 def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "report.html"
-    report.write_report(path, title="Run", sections=everything(HOSTILE))
+    write_report(path, title="Run", sections=everything(HOSTILE))
     before = path.read_bytes()
     assert before.startswith(b"<!DOCTYPE html>")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
@@ -340,7 +342,7 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(OSError, match="disk full"):
-        report.write_report(path, title="Other", sections=[])
+        write_report(path, title="Other", sections=[])
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
