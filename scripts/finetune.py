@@ -20,6 +20,7 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
+from scripts.tables import scores_text
 
 if TYPE_CHECKING:
     from audio.train import Fit
@@ -124,6 +125,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         folder.begin("finetune", identity, argv)
         if folder.is_done:
             say(f"{command.out}: already done; --overwrite fits it again.")
+            print_scores(folder.results())
             print_result(summary(folder.results()))
             return DONE
         use_threads(settings.training.threads)
@@ -151,6 +153,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
             )
         results = score_and_save(folder, fit, clips)
         folder.finish(results)
+        print_scores(results)
         print_result(summary(results))
     return PARTLY if clips.failures else DONE
 
@@ -241,6 +244,13 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
             caption = manifest.relative(manifest.clips[i].path)
             shown.append({"label": label, "caption": caption, "file": name})
     return shown
+
+
+def print_scores(results: dict[str, Any]) -> None:
+    """Write the scores of both splits to stdout, to be read."""
+    for split in ("validation", "test"):
+        if split in results:
+            print(scores_text(split, results[split]))
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.finetune import score_and_save, summary, with_base
 from scripts.run_folder import RunFolder, open_run
+from scripts.tables import finals_text, scores_text
 
 if TYPE_CHECKING:
     from rl.search import SearchResult
@@ -100,10 +101,10 @@ def search(command: Search, argv: Sequence[str]) -> int:
         folder.begin("search", identity, argv)
         if folder.is_done and folder.results()["settings"] == asdict(command.search):
             say(f"{command.out}: already done; a larger budget goes on, --overwrite starts over.")
-            print_result(_summary(folder.results()))
+            _print(folder.results())
             return DONE
         results, n_failed = _search(command, folder, settings, space, manifest)
-        print_result(_summary(results))
+        _print(results)
     return PARTLY if n_failed else DONE
 
 
@@ -314,6 +315,16 @@ def _recommendation(
     arguments = [str(table), "--settings", str(command.out / "recommended.json")]
     line = shlex.join(["melbandit", "finetune", *arguments, "--out", "runs/tuned"])
     return {"words": words, "changes": changes, "command": line}
+
+
+def _print(results: dict[str, Any]) -> None:
+    """Write finals, recommendation and the winner's test to stdout, and the summary line."""
+    print(finals_text(results), end="\n\n")
+    print(results["recommendation"]["words"], end="\n\n")
+    model = results["model"]
+    split = "test" if "test" in model else "validation"
+    print(scores_text(split, model[split]))
+    print_result(_summary(results))
 
 
 def _summary(results: dict[str, Any]) -> dict[str, Any]:

@@ -253,7 +253,16 @@ def test_the_same_finetune_again_only_says_what_it_found(
 ) -> None:
     before = (model / "model.safetensors").stat().st_mtime_ns
     assert cli.main(["finetune", str(corpus), "--out", str(model), *FAST]) == 0
-    assert "already done" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "already done" in captured.err
+    scores = json.loads((model / "results.json").read_text())["test"]
+    low, high = scores["macro_f1"]["low"], scores["macro_f1"]["high"]
+    assert f"{scores['macro_f1']['value']:.3f}  ({low:.3f} to {high:.3f})" in captured.out
+    for label, row in scores["per_class"].items():
+        (line,) = re.findall(rf"^  {label} +[\d.]+ +[\d.]+ +([\d.]+) +\d+$", captured.out, re.M)[
+            -1:
+        ]
+        assert float(line) == pytest.approx(row["f1"], abs=5e-4)
     assert (model / "model.safetensors").stat().st_mtime_ns == before
 
 

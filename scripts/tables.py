@@ -1,0 +1,64 @@
+"""Results as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_WIDEST_CONFUSION = 20  # classes; a larger one is for the report page
+
+
+def scores_text(split: str, scores: dict[str, Any]) -> str:
+    """Return accuracy and macro-F1 with intervals, the per-class report and the confusion."""
+    lines = [f"{split}: {scores['n']} clips, 95 % intervals over {scores['interval_over']}"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        s = scores[name]
+        lines.append(
+            f"  {name.replace('_', ' '):<18} {s['value']:.3f}  ({s['low']:.3f} to {s['high']:.3f})"
+        )
+    rows = [["class", "precision", "recall", "F1", "clips"]]
+    for label, row in scores["per_class"].items():
+        figures = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append([label, *figures, str(row["support"])])
+    lines += ["", *aligned(rows)]
+    labels, counts = scores["confusion"]["labels"], scores["confusion"]["counts"]
+    if len(labels) <= _WIDEST_CONFUSION:
+        short = [label[:8] for label in labels]
+        cells = [[str(n) if n else "." for n in row] for row in counts]
+        table = [[label, *row] for label, row in zip(labels, cells, strict=True)]
+        lines += ["", "  rows: the true class; columns: what it was taken for"]
+        lines += aligned([["", *short], *table])
+    return "\n".join(lines) + "\n"
+
+
+def finals_text(results: dict[str, Any]) -> str:
+    """Return a search's finalists, best first, and what it recommends."""
+    base = results["default"]["values"]
+    rows = [["finalist", "mean", "s.e.", "seeds", "differs from the default in"]]
+    for i, finalist in enumerate(results["finalists"]):
+        name = "default" if finalist["is_default"] else str(i + 1)
+        changed = [f"{k}={v}" for k, v in finalist["values"].items() if v != base.get(k)]
+        figures = [_figure(finalist["mean"]), _figure(finalist["standard_error"])]
+        rows.append([name, *figures, str(len(finalist["seeds"])), ", ".join(changed) or "nothing"])
+    return "\n".join([f"finals: validation {results['reward']}", *aligned(rows, words=(0, 4))])
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def aligned(rows: Sequence[Sequence[str]], words: Sequence[int] = (0,)) -> list[str]:
+    """Return lines with the cells of a table in columns; those of `words` flush left.
+
+    >>> aligned([["a", "1"], ["bc", "10"]])
+    ['  a    1', '  bc  10']
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i in words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
