@@ -23,7 +23,7 @@ demo: install
 	@$(BIN)/melbandit convert $(DEMO)/clips --out $(DEMO)/images
 	@$(BIN)/melbandit finetune $(DEMO)/clips --out $(DEMO)/model --hop-length 320 --epochs 20
 	@$(BIN)/melbandit search $(DEMO)/clips --out $(DEMO)/study --hop-length 320 --epochs 8 \
-	  --space quick --minutes 1 --finalists 2 --replicates 2
+	  --space quick --minutes 2 --finalists 2 --replicates 2
 	@$(BIN)/melbandit predict $(DEMO)/study/model $(DEMO)/clips/siren --format csv \
 	  --out $(DEMO)/predictions.csv
 	@echo "Look at: $(CURDIR)/$(DEMO)/study/report.html"
