@@ -38,7 +38,8 @@ def parse(
     options: dict[str, Any] = {
         "prog": f"melbandit {name}",
         "args": list(sys.argv[1:] if argv is None else argv),
-        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        # both --flag and --no-flag: with other defaults, in the second parse, either may be given
+        "config": (tyro.conf.OmitArgPrefixes,),
     }
     parsed: T = tyro.cli(command, **options)
     if base is None:

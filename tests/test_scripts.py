@@ -403,6 +403,10 @@ def test_search_finds_fits_and_reports(
     told = shlex.split(results["recommendation"]["command"])
     assert told[0] == "melbandit"
     assert cli.main([*told[1:-1], str(tmp_path / "m"), "--threads", "1"]) == 0
+    flags = ["--threads", "1", "--overwrite", "--freeze-backbone"]  # also over settings of a file
+    assert cli.main([*told[1:-1], str(tmp_path / "frozen"), *flags]) == 0
+    frozen = json.loads((tmp_path / "frozen" / "settings.json").read_text())["settings"]
+    assert frozen["training"]["freeze_backbone"] is True
     tuned = json.loads((tmp_path / "m" / "results.json").read_text())
     assert tuned["test"]["confusion"] == results["model"]["test"]["confusion"]
     fitted = json.loads((tmp_path / "m" / "config.json").read_text())["settings"]
