@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from audio.files import write_atomically
+from audio.files import file_state, write_atomically
 from audio.settings import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -106,11 +106,7 @@ class Manifest:
         file's size or time of change does."""
         digest = hashlib.sha256()
         for clip in self.clips:
-            try:
-                stat = clip.path.stat()
-                state = f"{stat.st_size}:{stat.st_mtime_ns}"
-            except OSError:
-                state = "missing"
+            state = file_state(clip.path)
             digest.update(
                 f"{self.relative(clip.path)}|{clip.start_s}|{clip.duration_s}|{clip.label}|{clip.group}"
                 f"|{clip.fold}|{clip.split}|{state}\n".encode()

@@ -21,6 +21,7 @@ import soxr
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
+from audio.files import file_state
 from audio.settings import UserError, fingerprint
 
 Waveform = NDArray[np.float32]
@@ -306,14 +307,14 @@ def open_store(
 ) -> WaveformStore:
     """Return the manifest's clips decoded at a rate, kept in `folder` for the next time.
 
-    A journal (`index.jsonl`) is appended after each clip's samples, so a decode that was killed
-    goes on after the last whole clip. Clips that cannot be used are in `failures`.
+    A journal (`index.jsonl`) is appended after the samples of every 256 clips, so a decode that was
+    killed goes on from there. Clips that cannot be used are in `failures`.
 
     Raises:
         OSError: the folder cannot be written.
     """
     identity = {
-        "manifest": fingerprint([[c.key, _state(c.path)] for c in manifest.clips]),
+        "manifest": fingerprint([[c.key, file_state(c.path)] for c in manifest.clips]),
         "sample_rate_hz": sample_rate_hz,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -360,14 +361,6 @@ def open_store(
         keys=tuple(rows[i]["key"] for i in usable),
         failures=tuple((row["path"], row["error"]) for row in rows if "error" in row),
     )
-
-
-def _state(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return "missing"
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def _read_journal(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -34,7 +34,7 @@ class ClipsIn:
 
 def decode_sounds(
     manifest: Manifest, *, sample_rate_hz: int, folder: Path, workers: int
-) -> tuple[ClipsIn, WaveformStore]:
+) -> ClipsIn:
     """Return the clips decoded at a rate into `folder`, less those that cannot be used.
 
     Raises:
@@ -56,10 +56,10 @@ def decode_sounds(
         raise ManifestError(f"{manifest.root}: no clip in it can be used.")
     check_splits(manifest)
     silent = [key for i, key in enumerate(store.keys) if not store[i].any()]
-    for key in silent:
-        say(f"note: {key} is silent throughout.")
+    if silent:
+        say(f"note: {len(silent)} clips are silent throughout, the first {silent[0]}.")
     labels = manifest.labels
-    return ClipsIn(manifest, labels, sound_examples(manifest, store, labels), failures), store
+    return ClipsIn(manifest, labels, sound_examples(manifest, store, labels), failures)
 
 
 def sound_examples(

@@ -69,9 +69,7 @@ def run(work: Callable[[], int]) -> int:
         say("stopped; the same command goes on from here.")
         return 130
     except Exception as error:
-        if (
-            type(error).__module__.split(".")[0] == "rl"
-        ):  # its errors for users; a bug's are Python's
+        if type(error).__module__.split(".")[0] == "rl":  # made for users; a bug's are Python's
             return _say_failed(str(error))
         raise
     finally:

@@ -95,13 +95,7 @@ def _preset(name: str, backbone: str) -> SpectrogramSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command: list[Finetune] = []
-
-    def work() -> int:
-        command.append(parse(Finetune, "finetune", arguments, base=with_base))
-        return finetune(command[0], arguments)
-
-    return run(work)
+    return run(lambda: finetune(parse(Finetune, "finetune", arguments, base=with_base), arguments))
 
 
 def finetune(command: Finetune, argv: Sequence[str]) -> int:
@@ -132,7 +126,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         if pictures:
             say("note: pictures: gain, shift, speed, noise and filter act on sound and are off.")
         else:
-            clips, _ = decode_sounds(
+            clips = decode_sounds(
                 manifest,
                 sample_rate_hz=settings.spectrogram.sample_rate_hz,
                 folder=folder.work / "waveforms",

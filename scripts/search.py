@@ -120,7 +120,7 @@ def _search(
 
     budget = command.search
     store = folder.work / "waveforms"
-    clips, _ = decode_sounds(
+    clips = decode_sounds(
         manifest,
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=store,
@@ -133,9 +133,10 @@ def _search(
     window = resolve(settings_of(settings, {"normalisation": "none"}), clips.examples["train"])
     spectrogram = replace(settings.spectrogram, clip_s=window.spectrogram.clip_s)
     settings = replace(settings, spectrogram=spectrogram)
-    if settings.training.threads == 0 and budget.workers != 1:
-        settings = settings.with_values({"threads": 1})
-    objective = TrainingObjective(manifest, clips.labels, store.resolve(), settings, command.reward)
+    # one thread a trial where several run at once; not part of what is recommended
+    threads = settings.training.threads or (0 if budget.workers == 1 else 1)
+    trained = settings.with_values({"threads": threads})
+    objective = TrainingObjective(manifest, clips.labels, store.resolve(), trained, command.reward)
     default = space.complete({knob.name: settings.value_of(knob.name) for knob in space.knobs})
     with progress("search", "trials") as draw:
         found = run_search(
@@ -152,7 +153,6 @@ def _search(
     folder.write_json(
         "recommended.json", {"settings": best.to_json(), "choices": found.best.values}
     )
-    folder.write_json("search.json", results)
     results["model"] = _fit_winner(command, folder, clips, best)
     results["recommendation"] = _recommendation(command, found, default)
 
@@ -171,6 +171,7 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
         SettingsError: a knob that is no setting or cannot be tuned, or a value that is illegal.
     """
     from rl.space import DEFAULT, QUICK, SearchSpace
+    from scripts.objective import settings_of
 
     named = {"quick": QUICK, "default": DEFAULT}
     if name in named:
@@ -210,17 +211,12 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
         fitted.append(replace(knob, default=mine))
         for value in knob.values:
             try:
-                settings.with_values(_alone(knob.name, value))
+                settings_of(settings, {knob.name: value})
             except SettingsError as error:
                 raise SettingsError(f"space {name}: knob {knob.name}: {error}") from None
     if not fitted:
         raise SettingsError(f"space {name}: no knob is left to search.")
     return SearchSpace(fitted), dropped
-
-
-def _alone(name: str, value: Any) -> dict[str, Any]:
-    changed = {name: value}
-    return changed | {"mean_db": None, "std_db": None} if name == "normalisation" else changed
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:
@@ -268,7 +264,6 @@ def _fit_winner(
     if home.is_done:
         return home.results()
     home.begin("finetune", record, [str(command.clips), "--settings", "recommended.json"])
-    best = best.with_values({"threads": command.training.threads})
     with progress("fit the winner", "epochs") as draw:
         fit = fine_tune(
             clips.examples["train"],

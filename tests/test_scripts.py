@@ -403,6 +403,9 @@ def test_search_finds_fits_and_reports(
     told = shlex.split(results["recommendation"]["command"])
     assert told[0] == "melbandit"
     assert cli.main([*told[1:-1], str(tmp_path / "m"), "--threads", "1"]) == 0
+    assert (
+        json.loads((out / "recommended.json").read_text())["settings"]["training"]["threads"] == 0
+    )
     flags = ["--threads", "1", "--overwrite", "--freeze-backbone"]  # also over settings of a file
     assert cli.main([*told[1:-1], str(tmp_path / "frozen"), *flags]) == 0
     frozen = json.loads((tmp_path / "frozen" / "settings.json").read_text())["settings"]
