@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.fidelity import Forecast, make_pruner
 from rl.landscape import Landscape
 from rl.model import RewardModel
 from rl.policies import Floats
@@ -33,7 +34,8 @@ from rl.space import Setting
 
 OURS = ("dyna-q-ucb", "dyna-q", "thompson", "ucb", "q-learning", "epsilon-greedy")
 RIVALS = ("random", "grid", "tpe", "tpe-univariate", "evolution", "optunahub-bandit")
-SLOW = ("tpe-hyperband", "gp")
+EARLY = ("dyna-q-ucb+halving", "dyna-q-ucb+median", "tpe+halving", "tpe+median", "tpe+hyperband")
+SLOW = ("gp",)
 BUDGETS = (20, 50, 100, 200)
 _RUN_SEED = 977
 
@@ -110,8 +112,7 @@ def play(landscape: Landscape, name: str, run: int, n_trials: int) -> Run:
     study = optuna.create_study(  # Hyperband deals its brackets by the study's name
         study_name=f"{name}-{run}", direction="maximize", sampler=sampler, pruner=pruner
     )
-    points = set(log_points(n_trials))
-    found = _Found(landscape, queries)
+    found = _Found(landscape, queries, log_points(n_trials))
     spent, deciding, number = 0.0, 0.0, 0
     while spent < n_trials - 1e-9 and number < 10 * n_trials:
         started = time.perf_counter()
@@ -129,11 +130,9 @@ def play(landscape: Landscape, name: str, run: int, n_trials: int) -> Run:
         spent += n_epochs / len(curve)
         if n_epochs < len(curve):
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            found.note(spent, ask_model=False)
         else:
             study.tell(trial, float(curve[-1]))
-            found.see(row, float(curve[-1]))
-            found.note(spent, ask_model=number in points or spent >= n_trials - 1e-9)
+        found.note(study, row, spent)
     return found.as_run(deciding / number)
 
 
@@ -149,32 +148,53 @@ def _stopped_at(trial: Any, curve: Floats) -> int:
 class _Found:
     """What is known after each trial of a run."""
 
-    def __init__(self, landscape: Landscape, queries: Queries) -> None:
+    def __init__(self, landscape: Landscape, queries: Queries, points: Sequence[int]) -> None:
         self.landscape, self.queries = landscape, queries
-        self.rows: list[int] = []
-        self.scores: list[float] = []
+        self.points = list(points)
+        self.rows: list[int] = []  # of every trial
+        self.best: tuple[float, int] | None = None  # of the whole trainings
         self.advised: int | None = None
         self.history: list[tuple[float, float, float, float]] = []
 
-    def see(self, row: int, score: float) -> None:
-        self.rows.append(row)
-        self.scores.append(score)
+    def note(self, study: Any, row: int, spent: float) -> None:
+        """Keep what was found after one more trial, that of the setting `row`.
 
-    def note(self, spent: float, *, ask_model: bool) -> None:
-        """Keep what was found so far; the model is asked at some trials only, since it takes
-        time, and its last recommendation holds between them."""
-        if not self.rows:
+        The model is asked where the cost passes one of the points only, since it takes time; its
+        last recommendation holds between them.
+        """
+        from optuna.trial import TrialState
+
+        self.rows.append(row)
+        trials = study.get_trials(deepcopy=False)
+        if trials[-1].state == TrialState.COMPLETE:
+            score = float(trials[-1].value)
+            if self.best is None or score > self.best[0]:  # of equals the first, as Optuna does
+                self.best = score, row
+        if self.best is None:
             self.history.append((spent, 1.0, 1.0, float(self.landscape.mean("test").mean())))
             return
-        if ask_model or self.advised is None:
-            codes = self.landscape.codes[self.rows]
-            model = RewardModel(self.landscape.space, codes, self.scores)
-            self.advised = self.rows[int(model.posterior(codes)[0].argmax())]
-        best = self.rows[int(np.argmax(self.scores))]
+        due = self.points and spent >= self.points[0] - 1e-9
+        while self.points and spent >= self.points[0] - 1e-9:
+            self.points.pop(0)
+        if due or self.advised is None:
+            self.advised = self._advised(trials)
         regret, hidden = self.queries.regret, self.queries.hidden
         self.history.append(
-            (spent, regret(best), regret(self.advised), hidden(self.advised, "test"))
+            (spent, regret(self.best[1]), regret(self.advised), hidden(self.advised, "test"))
         )
+
+    def _advised(self, trials: Sequence[Any]) -> int:
+        """Return the wholly trained setting with the highest posterior mean."""
+        from optuna.trial import TrialState
+
+        forecast = Forecast(trials)
+        scores = [forecast.score(trial) for trial in trials]
+        known = [i for i, score in enumerate(scores) if score is not None]
+        codes = self.landscape.codes[[self.rows[i] for i in known]]
+        model = RewardModel(self.landscape.space, codes, [float(scores[i] or 0.0) for i in known])
+        means = model.posterior(codes)[0]
+        whole = [trials[i].state == TrialState.COMPLETE for i in known]
+        return self.rows[known[int(np.where(whole, means, -np.inf).argmax())]]
 
     def as_run(self, decide_s: float) -> Run:
         cost, observed, modelled, test = np.array(self.history).T
@@ -183,7 +203,7 @@ class _Found:
 
 def check_tuners(names: Sequence[str]) -> None:
     """Raise ComparisonError for a name that is no tuner."""
-    known = (*OURS, *RIVALS, *SLOW)
+    known = (*OURS, *RIVALS, *EARLY, *SLOW)
     for name in names:
         if name not in known:
             raise ComparisonError(f"tuner {name!r} is not one of: {', '.join(known)}.")
@@ -195,22 +215,18 @@ def _tuner(name: str, landscape: Landscape, seed: int) -> tuple[Any, Any]:
     from rl.rivals import BanditPerKnob, RegularisedEvolution
 
     space = landscape.space
+    name, _, early = name.partition("+")
     make: dict[str, Callable[[], Any]] = {
         "grid": lambda: optuna.samplers.GridSampler(
             {knob.name: list(knob.values) for knob in space.knobs}, seed=seed
         ),
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
         "tpe-univariate": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=False),
-        "tpe-hyperband": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         "evolution": lambda: RegularisedEvolution(seed=seed),
         "optunahub-bandit": lambda: BanditPerKnob(seed=seed),
     }
-    pruner: Any = optuna.pruners.NopPruner()
-    if name.endswith("hyperband"):
-        pruner = optuna.pruners.HyperbandPruner(
-            min_resource=max(1, landscape.n_epochs // 9), max_resource=landscape.n_epochs
-        )
+    pruner = make_pruner(early or "none", landscape.n_epochs)
     sampler = make[name]() if name in make else make_sampler(name, space, seed)  # type: ignore[arg-type]
     return sampler, pruner
 

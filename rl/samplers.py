@@ -7,8 +7,8 @@ from the finished trials and draws from `default_rng([seed, index])`, where
 `killed` do not count at all, so a search that was killed and resumed makes the
 very choices it would have made.
 
-Finished trials bring their score. Pruned ones bring their last intermediate
-value, or nothing if they have none. Failed ones bring nothing, but their
+Finished trials bring their score. Pruned ones bring what their last intermediate
+value foretells (`rl.fidelity`), or nothing if they have none. Failed ones bring nothing, but their
 settings count as tried.
 """
 
@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import AgentName
 from rl.confidence import UCB, Thompson
+from rl.fidelity import Forecast
 from rl.knobs import KnobState
 from rl.mdp import Episode, Transition
 from rl.model_tuner import DynaQ
@@ -181,13 +182,13 @@ class KnobSampler(BaseSampler):
     ) -> Agent:
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         reader = self._reading(space)
-        scored = [
-            reader.episode(t.params, sign * t.value)
+        forecast = Forecast(trials)
+        scores = [
+            (t, forecast.score(t))
             for t in trials
             if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            and t.values
-            and t.value is not None
         ]
+        scored = [reader.episode(t.params, sign * s) for t, s in scores if s is not None]
         pending = [
             reader.read(setting)[0]
             for t in trials

@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from rl.compare import (
+    EARLY,
     OURS,
     RIVALS,
     SLOW,
@@ -148,19 +149,20 @@ def test_all_tuners_have_the_same_luck(landscape):
     assert (Queries(landscape, 5).order != one.order).any()
 
 
-@pytest.mark.parametrize("name", [*OURS, *RIVALS, *SLOW])
+@pytest.mark.parametrize("name", [*OURS, *RIVALS, *EARLY, *SLOW])
 def test_every_tuner_plays_through_and_can_be_repeated(name, landscape):
     first, second = (play(landscape, name, 2, 12) for _ in range(2))
     for part in ("cost", "observed", "modelled", "test"):
         np.testing.assert_array_equal(getattr(first, part), getattr(second, part))
     assert first.cost[-1] >= 12 - 1e-9
-    if name != "tpe-hyperband":
+    if name not in EARLY:
         assert first.cost.tolist() == list(range(1, 13))
     assert np.isfinite(first.observed).all()
 
 
-def test_hyperband_pays_for_the_epochs_it_used(landscape):
-    run = play(landscape, "tpe-hyperband", 1, 15)
+@pytest.mark.parametrize("name", EARLY)
+def test_who_stops_early_pays_for_the_epochs_used(name, landscape):
+    run = play(landscape, name, 1, 15)
     steps = np.diff(run.cost, prepend=0)
     assert set(np.round(steps * 3).astype(int)) <= {1, 2, 3}  # of three epochs
     assert (steps < 0.99).any()
