@@ -21,7 +21,7 @@ def quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def make_foreign(storage, name: str = "mine", n: int = 30, direction: str = "maximize"):
+def make_foreign(storage, name: str = "mine", n: int = 24, direction: str = "maximize"):
     study = optuna.create_study(
         storage=storage, study_name=name, direction=direction,
         sampler=optuna.samplers.RandomSampler(seed=1),
@@ -131,7 +131,7 @@ def test_a_study_of_somebody_else_gets_a_space_from_its_trials(tmp_path: Path) -
     assert study.count("failed") == study.count("pruned") == 1
     pruned = study.trials[3]
     assert pruned.curve[-1] == (3.0, pruned.score)
-    assert pruned.foretold != pruned.score  # by the 28 that were scored at that step
+    assert pruned.foretold != pruned.score  # by those that were scored at that step
     assert {t.values["kind"] for t in study.trials if "momentum" in t.values} == {"sgd"}
     assert all(t.codes is not None for t in study.trials)
 
@@ -150,11 +150,11 @@ def test_every_value_falls_into_its_own_bin(tmp_path: Path) -> None:
 def test_ranges_that_changed_and_odd_choices_are_borne() -> None:
     study = optuna.create_study()
     for high, odd in ((4, 1), (8, True), (6, 1)):
+        study.enqueue_trial({"odd": odd})
         trial = study.ask()
         trial.suggest_int("n", 2, high, step=2)
         trial.suggest_int("wide", 1, 10_000)
         trial.suggest_float("fixed", 0.5, 0.5)
-        study.enqueue_trial({"odd": odd})
         trial.suggest_categorical("odd", [1, True, "1"])
         study.tell(trial, 0.5)
     read = read_study(study)
