@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from audio import report
+from audio import report, search_report
 from audio.images import read_picture
 from audio.page import Section, write_report
 from audio.plots import percent
@@ -87,10 +87,10 @@ def write_search_page(folder: Path, results: dict[str, Any], record: dict[str, A
             f"{len(results['trials'])} trials; 95 % interval {percent(scored['low'])} to "
             f"{percent(scored['high'])} over {accuracy['interval_over']}. Scored once, at the end.",
         ),
-        report.recommendation(found["words"], found["changes"], found["command"]),
-        report.reward_curve(trial_rows(results)),
-        report.beliefs(belief_rows(results)),
-        report.finalists_table(finalist_rows(results)),
+        search_report.recommendation(found["words"], found["changes"], found["command"]),
+        search_report.reward_curve(trial_rows(results)),
+        search_report.beliefs(belief_rows(results)),
+        search_report.finalists_table(finalist_rows(results)),
         *model_sections(folder / "model", model),
         report.settings_table(model["settings"], _with_default(model["settings"], default)),
         closing_sections(model["settings"], record)[-1],

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audio import plots, report
+from audio import plots, report, search_plots
+from audio import search_report as searched
 from audio.page import page as whole_page
 from audio.page import write_report
 
@@ -92,7 +93,7 @@ def everything(name: str = "dog", x: float = 0.4321) -> list[report.Section]:
     score = {"precision": x, "recall": x, "f1": x, "support": 9}
     return [
         report.headline(f"{name} was right", name),
-        report.recommendation(
+        searched.recommendation(
             name, [{"setting": name, "default": x, "recommended": name}], f"melbandit {name}"
         ),
         report.metrics_table({"split": name, "n": 18, "accuracy": estimate, "macro_f1": estimate,
@@ -102,12 +103,12 @@ def everything(name: str = "dog", x: float = 0.4321) -> list[report.Section]:
         report.spectrogram_gallery([(name, name, clip)], duration_s=1.5, f_max_hz=8000),
         report.corpus_table([{"split": name, "label": name, "clips": 12, "groups": 5}]),
         report.learning_curves([epoch, {**epoch, "epoch": 2}]),
-        report.reward_curve([trial(0, x, "default", values=values), trial(1, x, values=values)]),
-        report.beliefs([{"name": name, "importance": x, "default": name, "recommended": 3,
+        searched.reward_curve([trial(0, x, "default", values=values), trial(1, x, values=values)]),
+        searched.beliefs([{"name": name, "importance": x, "default": name, "recommended": 3,
                          "values": [{"value": name, "mean": x, "sd": x, "n": 41}]}]),
-        report.pair_heatmaps([{"a": name, "b": name, "a_values": [name], "b_values": [name, None],
+        searched.pair_heatmaps([{"a": name, "b": name, "a_values": [name], "b_values": [name, None],
                                "mean": [[x, NAN]]}]),
-        report.finalists_table([{"values": values, "name": name, "scores": [x, x], "mean": x,
+        searched.finalists_table([{"values": values, "name": name, "scores": [x, x], "mean": x,
                                  "standard_error": x}]),
         report.settings_table({name: {name: name, "n_mels": 64}}, {name: {"n_mels": 80}}),
         report.provenance({"command": name, "versions": {name: name}, "seed": 77}),
@@ -173,12 +174,12 @@ def test_a_missing_number_is_an_en_dash(x: Any) -> None:
         report.worst_mistakes([{"path": "a.wav", "label": "b", "probability": x}]),
         report.corpus_table([{"split": "train", "label": "dog", "clips": x, "groups": 2}]),
         report.learning_curves([{"epoch": 1, "train_loss": 0.5}, {"epoch": x, "train_loss": x}]),
-        report.reward_curve([trial(0, 0.5), {**trial(1, x), "seconds": x, "values": None}]),
-        report.beliefs([{"name": "a", "values": [{"value": 1, "mean": x, "sd": x, "n": 0},
+        searched.reward_curve([trial(0, 0.5), {**trial(1, x), "seconds": x, "values": None}]),
+        searched.beliefs([{"name": "a", "values": [{"value": 1, "mean": x, "sd": x, "n": 0},
                                                  {"value": 2, "mean": 0.5, "sd": x, "n": 1}]}]),
-        report.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
+        searched.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
                                "mean": [[x]]}]),
-        report.finalists_table([{"name": "default", "scores": [x], "mean": x}]),
+        searched.finalists_table([{"name": "default", "scores": [x], "mean": x}]),
         report.confusion_heatmap({"labels": ["a", "b"], "counts": [[0, 0], [0, 0]]}),
     ]  # fmt: skip
     for section in sections:
@@ -193,12 +194,12 @@ def test_empty_inputs_say_so_and_do_not_fail() -> None:
     for section in (
         report.spectrogram_gallery([]), report.corpus_table([]), report.learning_curves([]),
         report.confusion_heatmap({"labels": [], "counts": []}), report.worst_mistakes([]),
-        report.reward_curve([]), report.reward_curve([trial(0, None)]), report.beliefs([]),
-        report.pair_heatmaps([]), report.finalists_table([]),
+        searched.reward_curve([]), searched.reward_curve([trial(0, None)]), searched.beliefs([]),
+        searched.pair_heatmaps([]), searched.finalists_table([]),
     ):  # fmt: skip
         assert 'class="empty"' in section.body
         Reader(page(section))
-    Reader(page(report.metrics_table({}), report.recommendation("Keep it.", [], "")))
+    Reader(page(report.metrics_table({}), searched.recommendation("Keep it.", [], "")))
     Reader(page(report.settings_table({}, None), report.provenance({})))
     Reader(whole_page("", []))
 
@@ -208,7 +209,7 @@ def test_best_so_far_never_falls_and_counts_complete_trials_only() -> None:
     trials = [trial(i, None if i % 7 == 0 else float(rng.normal())) for i in range(200)]
     trials[9] = trial(9, 99.0, state="pruned")
     trials[11]["score"] = NAN
-    best = plots.best_so_far(trials)
+    best = search_plots.best_so_far(trials)
     known = [b for b in best if b is not None]
     assert best[0] is None
     assert known == sorted(known)
@@ -218,7 +219,7 @@ def test_best_so_far_never_falls_and_counts_complete_trials_only() -> None:
 
 
 def test_the_default_is_a_level_and_a_negative_or_zero_score_counts() -> None:
-    words = Reader(page(report.reward_curve([trial(0, 0.0, "default"), trial(1, -0.5)]))).words
+    words = Reader(page(searched.reward_curve([trial(0, 0.0, "default"), trial(1, -0.5)]))).words
     assert "default 0.000" in words
     assert "best 0.000" in words
     assert "−0.5000" in words
@@ -226,7 +227,7 @@ def test_the_default_is_a_level_and_a_negative_or_zero_score_counts() -> None:
 
 def test_a_long_search_stays_light() -> None:
     trials = [trial(i, i % 97 / 100) for i in range(5000)]
-    body = report.reward_curve(trials).body
+    body = searched.reward_curve(trials).body
     assert len(body) < 600_000
     assert body.count("<title>") == plots.TITLED
     drawn = "".join(p.attrib["d"] for p in figures(body)[0].iter("path") if "trial" in
@@ -308,7 +309,7 @@ def test_the_chosen_epoch_is_marked() -> None:
 def test_beliefs_are_sorted_by_importance() -> None:
     value = [{"value": 1, "mean": 0.5, "sd": 0.1, "n": 3}]
     knobs = [{"name": n, "values": value, "importance": i} for n, i in [("low", 0.1), ("top", 0.9)]]
-    body = report.beliefs(knobs).body
+    body = searched.beliefs(knobs).body
     assert body.index(">top<") < body.index(">low<")
 
 
@@ -349,7 +350,7 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_importing_the_report_loads_nothing_slow() -> None:
     code = (
-        "import sys, audio.report; "
+        "import sys, audio.report, audio.search_report; "
         "print({'matplotlib', 'PIL', 'torch', 'librosa', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
