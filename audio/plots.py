@@ -341,8 +341,12 @@ def interval_chart(
     x_label: str,
     width: float = 360,
     name_columns: int = 14,
+    zero: bool = False,
 ) -> str:
-    """Return one dot with error bar per row on a shared x axis, the note at its right."""
+    """Return one dot with error bar per row on a shared x axis, the note at its right.
+
+    zero: draw an upright line at 0.
+    """
     left = 10 + 6.8 * min(name_columns, max((width_of(r.name) for r in rows), default=1))
     right = width - 6.4 * max((width_of(r.note) for r in rows), default=0) - 14
     x = Scale(*span, max(left, 40) + 4, right)
@@ -353,6 +357,8 @@ def interval_chart(
     for tick in ticks(*span, 4):
         parts.append(line(x(tick), top, x(tick), bottom, "grid"))
         parts.append(label(x(tick), bottom + 15, tick_text(tick), "soft mid"))
+    if zero:
+        parts.append(line(x(0.0), top - 6, x(0.0), bottom + 2, "axis"))
     for i, row in enumerate(rows):
         at = top + pitch * (i + 0.5)
         strong = "ink" if row.kind == "other" else "ink strong"

@@ -5,51 +5,51 @@ Like `audio.report`, from plain JSON-ready data.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from audio.page import Section
 from audio.pieces import (
-    ROWS_SHOWN,
     Row,
     chips,
     choice,
     figure,
     fold_away,
-    folded,
     how_many,
     legend_of,
     table_of,
 )
 from audio.plots import (
     DASH,
-    Cell,
     IntervalRow,
     duration,
     el,
     empty,
     finite,
-    heat_map,
     interval_chart,
     number,
     plain,
     text,
 )
-from audio.search_plots import best_so_far, trial_chart
+from audio.search_plots import best_so_far, curves_chart, trial_chart
 
 
-def reward_curve(trials: Sequence[Row], *, title: str = "The search") -> Section:
+def reward_curve(
+    trials: Sequence[Row], *, path: Sequence[Row] = (), lowest: bool = False,
+    title: str = "The search",
+) -> Section:  # fmt: skip
     """Return every trial's score, the best so far and the default's level; and the best ten.
 
     trials: {"number", "score", "state", "values", "seconds", "phase"}; state is complete,
-    failed or pruned, phase is default, random or agent.
+    failed or pruned, phase is default, random, agent or replicate (a setting tried before).
+    path: what the best setting so far is expected to score, {"after", "mean", "low", "high"}.
+    lowest: low scores are good.
     """
     trials = sorted(trials, key=lambda t: finite(t.get("number")) or 0.0)
     if not trials:
         return Section(title, empty("No trial was run."))
     states = [t.get("state", "complete") for t in trials]
     counted = [f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states]
-    best = best_so_far(trials)[-1]
+    best = best_so_far(trials, lowest=lowest)[-1]
     seconds = sum(finite(t.get("seconds")) or 0.0 for t in trials)
     lead = (
         f"{how_many(len(trials), 'trial')} ({', '.join(counted)}), {duration(seconds)} of training."
@@ -58,128 +58,144 @@ def reward_curve(trials: Sequence[Row], *, title: str = "The search") -> Section
         ("diamond", "default", any(t.get("phase") == "default" for t in trials)),
         ("ring", "random", any(t.get("phase") == "random" for t in trials)),
         ("disc", "agent", any(t.get("phase") == "agent" for t in trials)),
+        ("disc", "trial", any(t.get("phase") == "trial" for t in trials)),
+        ("blue-ring", "tried again", any(t.get("phase") == "replicate" for t in trials)),
         ("faint", "pruned", "pruned" in states),
         ("cross", "failed", "failed" in states),
-        ("stroke", "best so far", True),
+        ("stroke", "best so far, expected" if path else "best so far", True),
+        ("band", "its 95 % interval", bool(path)),
     ]
     legend = legend_of(*((kind, words) for kind, words, there in marks if there))
     chart = trial_chart(
-        trials, alt=f"Score of {len(trials)} trials in order; the best is {number(best)}."
-    )
+        trials, path=path, lowest=lowest,
+        alt=f"Score of {len(trials)} trials in order; the best is {number(best)}.",
+    )  # fmt: skip
     default = next((t.get("values") or {} for t in trials if t.get("phase") == "default"), {})
     done = [
         t for t, s in zip(trials, states, strict=True)
         if s == "complete" and finite(t.get("score")) is not None
     ]  # fmt: skip
-    top = sorted(done, key=lambda t: -(finite(t["score"]) or 0.0))[:10]
+    top = sorted(done, key=lambda t: finite(t["score"]) or 0.0, reverse=not lowest)[:10]
     rows = [
         [number(t.get("number")), text(plain(t.get("phase"))),
          chips(t.get("values") or {}, default),
          number(t["score"], 4), duration(t.get("seconds"))]
         for t in top
     ]  # fmt: skip
-    heads = ["trial", "phase", "differs from the default in", "score", "time"]
+    heads = ["trial", "", "differs from the default in", "score", "time"]
     table = table_of("The best trials", heads, rows, words=3)
     fold = fold_away(f"The best {how_many(len(top), 'trial')}", table)
+    if path:
+        lead += (
+            " The line is what the best setting tried so far is expected to score on a fresh "
+            "training: a lucky trial does not raise it by all of its luck."
+        )
     return Section(title, legend + figure(chart) + fold, lead)
 
 
-def beliefs(knobs: Sequence[Row], *, title: str = "What the agent believes") -> Section:
-    """Return one chart per knob: the believed mean score of each value, with its deviation.
+def trial_curves(curves: Sequence[Row], *, title: str = "How the trials learnt") -> Section:
+    """Return the score of every trial epoch by epoch.
 
-    knobs: {"name", "values": [{"value", "mean", "sd", "n"}], "importance"}, and optionally
-    "default" and "recommended", which are marked. The most important knob comes first.
+    curves: {"number", "kind", "points"}; kind is best, default, pruned or other, points are
+    (step, score).
     """
-    ends = [
-        end
-        for knob in knobs
-        for v in knob["values"]
-        if (mean := finite(v.get("mean"))) is not None
-        for sd in [finite(v.get("sd")) or 0.0]
-        for end in (mean - sd, mean + sd)
+    kinds = [c["kind"] for c in curves]
+    marks = [
+        ("blue-stroke", "the best setting", "best" in kinds),
+        ("ink-stroke", "the default setting", "default" in kinds),
+        ("soft-stroke", "other trials", "other" in kinds),
+        ("cross", "pruned", "pruned" in kinds),
     ]
-    if not ends:
-        return Section(title, empty("The agent has not learned anything yet."))
-    room = 0.04 * (max(ends) - min(ends)) or 0.01
-    span = (min(ends) - room, max(ends) + room)
-    ranked = sorted(knobs, key=lambda k: -(finite(k.get("importance")) or 0.0))
-    most = max((finite(k.get("importance")) or 0.0 for k in knobs), default=0.0) or 1.0
+    legend = legend_of(*((kind, words) for kind, words, there in marks if there))
+    chart = curves_chart(curves, alt=f"Score over the epochs of {how_many(len(curves), 'trial')}.")
+    lead = (
+        "A line a trial. Lines that still rise at their end say that more epochs would help; lines "
+        "that cross say that early scores mislead."
+    )
+    return Section(title, legend + figure(chart), lead)
+
+
+def evidence(
+    seeds: Sequence[Row], difference: Row | None, *, names: tuple[str, str],
+    title: str = "The evidence",
+) -> Section:  # fmt: skip
+    """Return the scores of the recommended and the default setting seed by seed.
+
+    seeds: {"seed", "recommended", "default"}; difference: {"mean", "low", "high"} of recommended
+    minus default, or None. names: what the two are called.
+    """
+    rows, gaps = [], []
+    for row in seeds:
+        one, other = finite(row.get("recommended")), finite(row.get("default"))
+        gap = None if one is None or other is None else one - other
+        if gap is not None:
+            gaps.append(gap)
+        rows.append([text(plain(row.get("seed"))), number(one, 4), number(other, 4),
+                     _signed(gap)])  # fmt: skip
+    heads = ["seed", *names, "difference"]
+    table = table_of("The same fresh seeds for both", heads, rows)
+    if difference is None or not gaps:
+        return Section(title, table)
+    mean, low, high = (finite(difference.get(k)) for k in ("mean", "low", "high"))
+    ends = [0.0, *gaps, *(v for v in (mean, low, high) if v is not None)]
+    room = 0.06 * (max(ends) - min(ends)) or 0.01
+    half = None if low is None or high is None else (high - low) / 2
+    note = f"{_signed(mean)} ({_signed(low)} to {_signed(high)})" if half else _signed(mean)
+    chart = interval_chart(
+        [IntervalRow("difference", mean, half, "recommended", note, f"mean {note}", gaps)],
+        (min(ends) - room, max(ends) + room), zero=True, width=800, name_columns=20,
+        x_label="mean, 95 % interval", alt=f"Recommended minus default: {note}.",
+    )  # fmt: skip
+    lead = (
+        "A dot is one seed: both settings trained from the same start. Right of the upright line "
+        "the recommended setting is better, and an interval that crosses it leaves that open."
+    )
+    return Section(title, figure(chart) + table, lead)
+
+
+def _signed(value: float | None) -> str:
+    return ("+" if value is not None and value > 0 else "") + number(value)
+
+
+def costs(
+    tiles: Sequence[tuple[str, str]], knobs: Sequence[Row], *, words: str = "",
+    title: str = "What it cost",
+) -> Section:  # fmt: skip
+    """Return figures on time, and for each setting how much longer its values take.
+
+    tiles: (name, value). knobs: {"name", "values": [{"value", "mean", "low", "high", "seconds",
+    "n"}]}; mean is a factor on the mean over the setting's values.
+    """
+    boxes = [
+        el("div", el("p", text(name), class_="name"), el("p", text(value), class_="value"),
+           class_="tile")
+        for name, value in tiles
+    ]  # fmt: skip
+    body = el("div", *boxes, class_="tiles") if boxes else empty("No trial was timed.")
+    body += el("p", text(words), class_="soft") if words else ""
+    ends = [e for k in knobs for v in k["values"] for e in (finite(v["low"]), finite(v["high"]))]
+    known = [1.0, *(e for e in ends if e is not None)]
+    span = (max(0.0, min(known) - 0.05), min(max(known) + 0.05, 10.0))
     cards = []
-    for knob in ranked:
+    for knob in knobs:
         rows = []
         for v in knob["values"]:
-            is_default = "default" in knob and v["value"] == knob["default"]
-            is_best = "recommended" in knob and v["value"] == knob["recommended"]
-            kind = "both" if is_default and is_best else "default" if is_default else "recommended"
-            name = choice(v["value"])
-            about = f"{knob['name']}={name}: {number(v.get('mean'), 4)} ± {number(v.get('sd'), 4)}"
-            rows.append(
-                IntervalRow(
-                    name, finite(v.get("mean")), finite(v.get("sd")),
-                    kind if is_default or is_best else "other",
-                    f"{number(v.get('mean'))} · {number(v.get('n'))}×",
-                    f"{about} after {number(v.get('n'))} trials",
-                )
-            )  # fmt: skip
-        importance = finite(knob.get("importance"))
-        share = 100 * (importance or 0.0) / most
-        head = el("h3", el("code", text(knob["name"])),
-                  el("span", f"importance {number(importance)}", class_="weight",
-                     style=f"--share:{share:.0f}%"))  # fmt: skip
-        alt = f"Believed score of {knob['name']} at " + ", ".join(
-            f"{r.name}: {number(r.mean)}" for r in rows
+            mean, low, high = (finite(v[k]) for k in ("mean", "low", "high"))
+            half = None if mean is None or low is None or high is None else (high - low) / 2
+            note = f"{number(mean, 2)}× · {duration(v['seconds'])}"
+            about = f"{knob['name']}={choice(v['value'])}: {note}, {number(v['n'])} trials"
+            rows.append(IntervalRow(choice(v["value"]), mean, half, "other", note, about))
+        alt = f"Time by {knob['name']}: " + ", ".join(f"{r.name} {r.note}" for r in rows)
+        chart = interval_chart(rows, span, alt=alt, x_label="factor · mean time")
+        head = el("h3", el("code", text(knob["name"])))
+        cards.append(el("div", head, figure(chart), class_="card"))
+    lead = "Training time of the trials that ran to their end."
+    if cards:
+        body += el("div", *cards, class_="cards")
+        lead += (
+            " The factor compares a value with the others of its setting, what the other settings "
+            "cost taken out; the time is the plain mean of its trials."
         )
-        cards.append(
-            el("div", head, figure(interval_chart(rows, span, alt=alt, x_label="score, trials")),
-               class_="card")
-        )  # fmt: skip
-    legend = legend_of(("disc", "recommended"), ("ring", "default"), ("grey", "other values"))
-    lead = (
-        "The score the agent expects of each value, one standard deviation either side, "
-        "and how often it tried it. The most important settings come first."
-    )
-    return Section(title, legend + folded(cards, ROWS_SHOWN, "settings", "cards"), lead)
-
-
-def pair_heatmaps(pairs: Sequence[Row], *, title: str = "Settings that depend on each other"
-) -> Section:  # fmt: skip
-    """Return the believed mean score of every pair of values.
-
-    pairs: {"a", "b", "a_values", "b_values", "mean"}; mean[i][j] belongs to a_values[i]
-    and b_values[j].
-    """
-    cards = []
-    for pair in pairs:
-        a, b = str(pair["a"]), str(pair["b"])
-        a_names, b_names = (
-            [choice(v) for v in pair["a_values"]],
-            [choice(v) for v in pair["b_values"]],
-        )
-        means = {
-            (i, j): mean
-            for i, row in enumerate(pair["mean"])
-            for j, value in enumerate(row)
-            if (mean := finite(value)) is not None
-        }
-        low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
-        cells = {
-            (i, j): Cell(
-                (mean - low) / (high - low) if high > low else 0.5,
-                number(mean),
-                title=f"{a}={a_names[i]}, {b}={b_names[j]}: {number(mean, 4)}",
-                kind="hit-cell best" if mean == high else "hit-cell",
-            )
-            for (i, j), mean in means.items()
-        }
-        for at in itertools.product(range(len(a_names)), range(len(b_names))):
-            cells.setdefault(at, Cell(0.0, DASH, kind="ground"))
-        chart = heat_map(
-            a_names, b_names, cells, row_label=a, column_label=b, cell_px=46,
-            alt=f"Believed score of {a} against {b}, from {number(low)} to {number(high)}.",
-        )  # fmt: skip
-        cards.append(figure(chart))
-    lead = "The expected score of two settings together; the best cell is outlined."
-    body = el("div", *cards, class_="cards") if cards else empty("No pair was looked at.")
     return Section(title, body, lead)
 
 

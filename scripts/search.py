@@ -116,7 +116,7 @@ def _search(
     from rl.search import run_search
     from scripts.clips_in import decode_sounds
     from scripts.objective import TrainingObjective, settings_of
-    from scripts.pages import write_search_page
+    from scripts.study_page import write_search_page
 
     budget = command.search
     store = folder.work / "waveforms"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from audio import belief_report as beliefs_on
 from audio import plots, report, search_plots
 from audio import search_report as searched
 from audio.page import page as whole_page
@@ -104,10 +105,10 @@ def everything(name: str = "dog", x: float = 0.4321) -> list[report.Section]:
         report.corpus_table([{"split": name, "label": name, "clips": 12, "groups": 5}]),
         report.learning_curves([epoch, {**epoch, "epoch": 2}]),
         searched.reward_curve([trial(0, x, "default", values=values), trial(1, x, values=values)]),
-        searched.beliefs([{"name": name, "importance": x, "default": name, "recommended": 3,
+        beliefs_on.beliefs([{"name": name, "importance": x, "default": name, "recommended": 3,
                          "values": [{"value": name, "mean": x, "sd": x, "n": 41}]}]),
-        searched.pair_heatmaps([{"a": name, "b": name, "a_values": [name], "b_values": [name, None],
-                               "mean": [[x, NAN]]}]),
+        beliefs_on.pair_heatmaps([{"a": name, "b": name, "a_values": [name],
+                                   "b_values": [name, None], "mean": [[x, NAN]]}]),
         searched.finalists_table([{"values": values, "name": name, "scores": [x, x], "mean": x,
                                  "standard_error": x}]),
         report.settings_table({name: {name: name, "n_mels": 64}}, {name: {"n_mels": 80}}),
@@ -175,9 +176,9 @@ def test_a_missing_number_is_an_en_dash(x: Any) -> None:
         report.corpus_table([{"split": "train", "label": "dog", "clips": x, "groups": 2}]),
         report.learning_curves([{"epoch": 1, "train_loss": 0.5}, {"epoch": x, "train_loss": x}]),
         searched.reward_curve([trial(0, 0.5), {**trial(1, x), "seconds": x, "values": None}]),
-        searched.beliefs([{"name": "a", "values": [{"value": 1, "mean": x, "sd": x, "n": 0},
+        beliefs_on.beliefs([{"name": "a", "values": [{"value": 1, "mean": x, "sd": x, "n": 0},
                                                  {"value": 2, "mean": 0.5, "sd": x, "n": 1}]}]),
-        searched.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
+        beliefs_on.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
                                "mean": [[x]]}]),
         searched.finalists_table([{"name": "default", "scores": [x], "mean": x}]),
         report.confusion_heatmap({"labels": ["a", "b"], "counts": [[0, 0], [0, 0]]}),
@@ -194,8 +195,8 @@ def test_empty_inputs_say_so_and_do_not_fail() -> None:
     for section in (
         report.spectrogram_gallery([]), report.corpus_table([]), report.learning_curves([]),
         report.confusion_heatmap({"labels": [], "counts": []}), report.worst_mistakes([]),
-        searched.reward_curve([]), searched.reward_curve([trial(0, None)]), searched.beliefs([]),
-        searched.pair_heatmaps([]), searched.finalists_table([]),
+        searched.reward_curve([]), searched.reward_curve([trial(0, None)]), beliefs_on.beliefs([]),
+        beliefs_on.pair_heatmaps([]), searched.finalists_table([]),
     ):  # fmt: skip
         assert 'class="empty"' in section.body
         Reader(page(section))
@@ -309,7 +310,7 @@ def test_the_chosen_epoch_is_marked() -> None:
 def test_beliefs_are_sorted_by_importance() -> None:
     value = [{"value": 1, "mean": 0.5, "sd": 0.1, "n": 3}]
     knobs = [{"name": n, "values": value, "importance": i} for n, i in [("low", 0.1), ("top", 0.9)]]
-    body = searched.beliefs(knobs).body
+    body = beliefs_on.beliefs(knobs).body
     assert body.index(">top<") < body.index(">low<")
 
 
