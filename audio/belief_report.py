@@ -84,11 +84,12 @@ def beliefs(
         alt = f"Believed score of {knob['name']} at " + ", ".join(
             f"{r.name}: {number(r.mean)}" for r in rows
         )
-        cards.append(
-            el("div", head, figure(interval_chart(rows, span, alt=alt, x_label="score, trials")),
-               class_="card")
-        )  # fmt: skip
-    legend = legend_of(("disc", "recommended"), ("ring", "default"), ("grey", "other values"))
+        chart = interval_chart(rows, span, alt=alt, x_label="score, trials", name_columns=18)
+        cards.append(el("div", head, figure(chart), class_="card"))
+    marks = [("disc", "recommended"), ("ring", "default"), ("grey", "other values")]
+    legend = legend_of(
+        *((k, w) for k, w in marks if w == "other values" or any(w in x for x in knobs))
+    )
     lead = (
         "The score expected of each value over all settings of the others, one standard deviation "
         "either side, and how often it was tried. The most important settings come first."
@@ -102,7 +103,7 @@ def beliefs(
     return Section(title, legend + folded(cards, ROWS_SHOWN, "settings", "cards"), lead)
 
 
-def pair_heatmaps(pairs: Sequence[Row], *, title: str = "Settings that depend on each other"
+def pair_heatmaps(pairs: Sequence[Row], *, title: str = "Settings in pairs"
 ) -> Section:  # fmt: skip
     """Return the believed mean score of every pair of values.
 
@@ -144,7 +145,12 @@ def pair_heatmaps(pairs: Sequence[Row], *, title: str = "Settings that depend on
         )  # fmt: skip
         head = ""
         if finite(pair.get("share")) is not None:
-            names = el("span", el("code", text(a)), " with ", el("code", text(b)))
+            names = el(
+                "span",
+                el("code", text(a)),
+                el("span", " with ", class_="soft with"),
+                el("code", text(b)),
+            )
             head = el("h3", names, el("span", percent(pair["share"]), class_="soft share-note"))
         cards.append(el("div", head, figure(chart), _interplay(pair, a_names, b_names)))
     lead = (
@@ -173,6 +179,8 @@ def _interplay(pair: Row, a_names: Sequence[str], b_names: Sequence[str]) -> str
         return ""
     _, value, i, j = max(known)
     sd = finite(pair["interaction_sd"][i][j]) if pair.get("interaction_sd") else None
+    if sd is not None and abs(value) < sd:
+        return el("p", "No cell stands out from what the two do on their own.", class_="soft")
     spread = "" if sd is None else f" ± {number(sd)}"
     return el(
         "p",
@@ -199,7 +207,7 @@ def importance(
         alt = "Importance: " + ", ".join(f"{r['name']} {percent(r['alone'])}" for r in rows)
         return figure(share_chart(rows, alt=alt))
 
-    body = "".join(el("p", text(sentence), class_="words") for sentence in words)
+    body = "".join(el("p", text(sentence), class_="say") for sentence in words)
     body += legend_of(("blue", "on its own"), ("light", "together with others"))
     body += bars(ranked[:ROWS_SHOWN])
     if len(ranked) > ROWS_SHOWN:

@@ -117,6 +117,7 @@ p.soft { font-size: .85rem; margin-block: 0; }
 code, pre { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas,
   "Liberation Mono", monospace; font-size: .875em; }
 td code, .chip code { overflow-wrap: anywhere; }
+td:has(.chip) { min-width: 11rem; }
 pre { background: var(--paper); border: 1px solid var(--line); border-radius: 6px;
   margin: .35rem 0 0; padding: .8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 
@@ -152,8 +153,11 @@ details > :not(summary) { margin: 1rem; }
 .callout > * + *, .callout > * + p.soft { margin-top: 1.1rem; }
 .callout table { width: auto; min-width: min(100%, 30rem); }
 .words { font-size: 1.08rem; margin: 0; max-width: 42rem; }
-.content > .words + .words { margin-top: .6rem; }
+.say { margin: 0; max-width: 42rem; }
+.content > .say + .say { margin-top: .5rem; }
+.content > * + .legend, .content > * + p.soft { margin-top: 1.25rem; }
 .share-note { font-weight: 400; font-size: .8rem; }
+.with { font-weight: 400; }
 .pair, .cards, .columns, .gallery { display: grid; gap: 1.25rem; }
 .pair, .cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 20.5rem), 1fr)); }
 .cards { align-items: start; }

@@ -347,7 +347,7 @@ def interval_chart(
 
     zero: draw an upright line at 0.
     """
-    left = 10 + 6.8 * min(name_columns, max((width_of(r.name) for r in rows), default=1))
+    left = 12 + 7.1 * min(name_columns, max((width_of(r.name) for r in rows), default=1))
     right = width - 6.4 * max((width_of(r.note) for r in rows), default=0) - 14
     x = Scale(*span, max(left, 40) + 4, right)
     pitch = 25.0
@@ -402,7 +402,7 @@ def heat_map(
     """Return the cells as a grid, names thinned and turned where there are many."""
     n = max(len(row_names), len(column_names), 1)
     side = cell_px or min(62.0, max(11.0, 540 / n))
-    columns = 16 if n <= 20 else 12
+    columns = 18 if n <= 20 else 12
     shown = [shorten(name, columns) for name in (*row_names, *column_names)]
     longest = max(map(width_of, shown), default=1)
     turned = max((width_of(shorten(c, columns)) for c in column_names), default=1) * 6.8 > side - 6
@@ -410,6 +410,7 @@ def heat_map(
     top = 30 + (4.9 * longest if turned else 14)
     every = math.ceil(13 / side)
     width = left + side * len(column_names) + (26 if turned else 8)
+    width = max(width, left + 24 + 6.6 * width_of(column_label))
     height = top + side * len(row_names) + 4
     parts = [
         label(left, 12, f"{column_label} →", "soft"),

@@ -74,10 +74,13 @@ def trial_chart(
     width, height = 800.0, 350.0
     given = [finite(t.get("number")) for t in trials]
     numbers = [float(i) if n is None else n for i, n in enumerate(given)]
-    means = [m for p in path if (m := finite(p.get("mean"))) is not None]
+    # the band of the first few trials is as wide as the unknown: it may leave the chart
+    settled = path[len(path) // 2 :]
+    ends = [v for p in settled for k in ("low", "high") if (v := finite(p.get(k))) is not None]
+    ends += [m for p in path if (m := finite(p.get("mean"))) is not None]
     x = Scale(min(numbers), max(numbers), 52, width - 128)
     base = height - 46
-    y = Scale(*widened([*known, *means]), base - 18, 34)
+    y = Scale(*widened([*known, *ends]), base - 18, 34)
     parts = axes(x, y, "trial", "score", base)
     rank = [
         math.inf if t.get("phase") == "default" else s for t, s in zip(trials, scores, strict=True)
@@ -195,9 +198,9 @@ def share_chart(rows: Sequence[Row], *, alt: str) -> str:
     if not rows:
         return empty("Nothing to weigh yet.")
     width, pitch, top = 800.0, 25.0, 6.0
-    left = 14 + 6.9 * min(30, max(len(str(r["name"])) for r in rows))
+    left = 20 + 8.0 * min(30, max(len(str(r["name"])) for r in rows))
     most = max((finite(r["together"]) or 0.0 for r in rows), default=0.0) or 1.0
-    x = Scale(0.0, most, left, width - 130)
+    x = Scale(0.0, most, left, width - 150)
     parts = []
     for i, row in enumerate(rows):
         at = top + pitch * (i + 0.5)

@@ -35,14 +35,14 @@ from audio.search_plots import best_so_far, curves_chart, trial_chart
 
 def reward_curve(
     trials: Sequence[Row], *, path: Sequence[Row] = (), lowest: bool = False,
-    title: str = "The search",
+    notes: Sequence[str] = (), title: str = "The search",
 ) -> Section:  # fmt: skip
     """Return every trial's score, the best so far and the default's level; and the best ten.
 
     trials: {"number", "score", "state", "values", "seconds", "phase"}; state is complete,
     failed or pruned, phase is default, random, agent or replicate (a setting tried before).
     path: what the best setting so far is expected to score, {"after", "mean", "low", "high"}.
-    lowest: low scores are good.
+    lowest: low scores are good. notes: sentences to stand below the chart.
     """
     trials = sorted(trials, key=lambda t: finite(t.get("number")) or 0.0)
     if not trials:
@@ -90,7 +90,8 @@ def reward_curve(
             " The line is what the best setting tried so far is expected to score on a fresh "
             "training: a lucky trial does not raise it by all of its luck."
         )
-    return Section(title, legend + figure(chart) + fold, lead)
+    said = "".join(el("p", text(note), class_="soft") for note in notes)
+    return Section(title, legend + figure(chart) + said + fold, lead)
 
 
 def trial_curves(curves: Sequence[Row], *, title: str = "How the trials learnt") -> Section:
@@ -247,15 +248,19 @@ def recommendation(
 ) -> Section:
     """Return what the search recommends and why, and the command that uses it.
 
-    changes: {"setting", "default", "recommended"}.
+    changes: {"setting", "default", "recommended"}; without default where it has no such setting.
     """
-    rows = [
-        [el("code", text(c.get("setting", ""))),
-         el("span", text(choice(c.get("default"))), class_="soft"),
-         el("b", text(choice(c.get("recommended"))))]
-        for c in changes
-    ]  # fmt: skip
-    table = table_of("What changes", ["setting", "default", "recommended"], rows, words=1)
+    compared = any("default" in c for c in changes)
+    rows = []
+    for c in changes:
+        was = text(choice(c["default"])) if "default" in c else DASH
+        rows.append([
+            el("code", text(c.get("setting", ""))),
+            *([el("span", was, class_="soft")] if compared else []),
+            el("b", text(choice(c.get("recommended")))),
+        ])  # fmt: skip
+    heads = ["setting", "default", "recommended"] if compared else ["setting", "value"]
+    table = table_of("What changes" if compared else "The setting", heads, rows, words=1)
     body = el("p", text(words), class_="words") + (table if rows else "")
     if command:
         body += el("p", "Use it:", class_="soft") + el("pre", el("code", text(command)))

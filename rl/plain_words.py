@@ -12,9 +12,12 @@ NOTED = 0.1
 
 def summary(insight: Insight) -> list[str]:
     """Return what to make of the study: the best, how sure, what matters, what went wrong."""
-    if not insight.scored:
-        return ["No trial has a score yet.", *_troubles(insight)]
-    return [_best(insight), _sureness(insight), *_matters(insight), *_troubles(insight)]
+    return [best_words(insight), *knob_words(insight), *trouble_words(insight)]
+
+
+def knob_words(insight: Insight) -> list[str]:
+    """Return what to make of the beliefs about knobs; nothing where there are none."""
+    return [_sureness(insight), *_matters(insight)] if insight.knobs else []
 
 
 def spread(estimate: Estimate, *, signed: bool = False) -> str:
@@ -30,9 +33,11 @@ def spread(estimate: Estimate, *, signed: bool = False) -> str:
     return f"{mean} (95 % interval {low} to {high})"
 
 
-def _best(insight: Insight) -> str:
+def best_words(insight: Insight) -> str:
+    """Return which setting is best and how it stands against the default."""
     best, default = insight.best, insight.default
-    assert best is not None
+    if best is None:
+        return "No trial has a score yet."
     n = len(insight.scored)
     trials = f"{n} scored trial" + ("" if n == 1 else "s")
     if best.values == default:
@@ -108,7 +113,8 @@ def _pairs(insight: Insight) -> str:
     )
 
 
-def _troubles(insight: Insight) -> list[str]:
+def trouble_words(insight: Insight) -> list[str]:
+    """Return what went wrong; nothing where all went well."""
     failed = [trial for trial in insight.study.trials if trial.state == "failed"]
     if not failed:
         return []

@@ -104,7 +104,8 @@ def _report_study(command: Report, where: str, page: Path) -> int:
     from rl.insight import Insight
     from rl.records import open_study, read_study
     from rl.workers import quiet
-    from scripts.study_page import counts_text, write_study_page
+    from scripts.study_page import write_study_page
+    from scripts.study_rows import counts_text
     from scripts.study_text import study_text
 
     path = _free(command, page)

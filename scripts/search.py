@@ -285,7 +285,8 @@ def _recommendation(
     best, base, difference = found.best, found.default, found.difference
     n = len(best.seeds)
     changes = [
-        {"setting": name, "default": default.get(name), "recommended": value}
+        {"setting": name, "recommended": value}
+        | ({"default": default[name]} if name in default else {})
         for name, value in best.values.items()
         if value != default.get(name)
     ]
