@@ -7,6 +7,7 @@ the study minimises, the lowest is best.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -97,6 +98,16 @@ class Insight:
         ).reshape(-1, len(self.space.knobs))
         self.scores = np.array([record.foretold for record in self.scored], dtype=float)
 
+    def at(self, study: StudyRecord) -> Insight:
+        """Return the same insight into the study as it stands now.
+
+        What was worked out is kept, so the scored trials must be the same ones; running and failed
+        ones may differ.
+        """
+        made = copy.copy(self)
+        made.study = study
+        return made
+
     @cached_property
     def model(self) -> RewardModel:
         """The reward model of all trials, larger being better."""
@@ -121,19 +132,18 @@ class Insight:
         if not n:
             return []
         counts = np.unique(np.linspace(1, n, min(n, MOST_POINTS)).round().astype(int))
-        signed = (self.sign * self.scores).tolist()
-        made = []
-        for count in counts.tolist():
-            model = RewardModel(self.space, self.codes[:count], signed[:count])
-            likeness = model.likeness(self.codes[:count])
-            first = int(model.expected(likeness).argmax())
-            same = (self.codes[:count] == self.codes[first]).all(axis=1)
-            first = int(same.argmax())
-            score = self._estimate(*model.posterior(self.codes[first : first + 1]))
-            if not np.ptp(self.scores[:count]):  # nothing says yet how far scores lie apart
-                score = Estimate(score.mean, math.nan, math.nan)
-            made.append(Best(self.scored[count - 1].number, self.scored[first].number, score))
-        return made
+        return [self.best_after(count) for count in counts.tolist()]
+
+    def best_after(self, count: int) -> Best:
+        """Return the best setting tried by posterior mean, as the first `count` scores have it."""
+        codes, scores = self.codes[:count], self.scores[:count]
+        model = RewardModel(self.space, codes, (self.sign * scores).tolist())
+        best = int(model.expected(model.likeness(codes)).argmax())
+        first = int((codes == codes[best]).all(axis=1).argmax())
+        score = self._estimate(*model.posterior(codes[first : first + 1]))
+        if not np.ptp(scores):  # nothing says yet how far scores lie apart
+            score = Estimate(score.mean, math.nan, math.nan)
+        return Best(self.scored[count - 1].number, self.scored[first].number, score)
 
     def _estimate(self, mean: Floats, sd: Floats) -> Estimate:
         middle, half = self.sign * float(mean[0]), NORMAL * float(sd[0])

@@ -6,7 +6,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,6 +59,8 @@ class Search:
     """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
     preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
     """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
+    watch: bool = False
+    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     search: SearchSettings = SearchSettings()
@@ -138,7 +141,7 @@ def _search(
     trained = settings.with_values({"threads": threads})
     objective = TrainingObjective(manifest, clips.labels, store.resolve(), trained, command.reward)
     default = space.complete({knob.name: settings.value_of(knob.name) for knob in space.knobs})
-    with progress("search", "trials") as draw:
+    with _told(command, folder.path / "study.db") as on_trial:
         found = run_search(
             space,
             objective,
@@ -146,7 +149,7 @@ def _search(
             folder.path / "study.db",
             seed=settings.training.seed,
             default=default,
-            on_trial=_shown(budget, draw),
+            on_trial=on_trial,
         )
     best = settings_of(settings, found.best.values)
     results = found.to_json() | {"reward": command.reward, "failures": len(clips.failures)}
@@ -217,6 +220,19 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
     if not fitted:
         raise SettingsError(f"space {name}: no knob is left to search.")
     return SearchSpace(fitted), dropped
+
+
+@contextmanager
+def _told(command: Search, study: Path) -> Iterator[Any]:
+    """Give the callback for each finished training: it draws the search, or writes a line."""
+    if command.watch and sys.stderr.isatty():
+        from scripts.watch import watching
+
+        with watching(study, command.search) as on_trial:
+            yield on_trial
+        return
+    with progress("search", "trials") as draw:
+        yield _shown(command.search, draw)
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:
