@@ -113,6 +113,17 @@ def everything(name: str = "dog", x: float = 0.4321) -> list[report.Section]:
                                  "standard_error": x}]),
         report.settings_table({name: {name: name, "n_mels": 64}}, {name: {"n_mels": 80}}),
         report.provenance({"command": name, "versions": {name: name}, "seed": 77}),
+        beliefs_on.importance(
+            [{"name": name, "alone": x, "together": x + 0.1}],
+            [{"a": name, "b": name, "share": x}], foretells=x, words=[name],
+        ),
+        searched.trial_curves([{"number": 3, "kind": kind, "points": [(1, x), (2, x)]}
+                               for kind in ("best", "default", "pruned", "other")], title=name),
+        searched.evidence([{"seed": name, "recommended": x, "default": x - 0.1}],
+                          {"mean": 0.1, "low": 0.05, "high": 0.15}, names=(name, "default")),
+        searched.costs([(name, name)], [{"name": name, "values": [
+            {"value": name, "mean": x, "low": x - 0.1, "high": x + 0.1, "seconds": 61, "n": 9}]}],
+            words=name),
     ]  # fmt: skip
 
 
@@ -152,7 +163,7 @@ def test_every_figure_is_valid_xml_with_a_text_alternative() -> None:
             assert not re.search(r"nan|inf\b|None", " ".join(figure.itertext()))
             for node in figure.iter():
                 assert "nan" not in node.attrib.get("d", ""), node.attrib
-    assert len(figures(page(*everything()))) == 9
+    assert len(figures(page(*everything()))) == 13
 
 
 def test_every_number_given_appears() -> None:
@@ -161,7 +172,10 @@ def test_every_number_given_appears() -> None:
         assert "0.432" in shown or "43.2" in shown
     for i, number in [(1, "0.4321"), (2, "33.2 to 53.2"), (2, "18"), (3, "7"), (3, "2"),
                       (3, "77.8%"), (5, "1.5 s"), (5, "8 kHz"), (6, "12"), (6, "5"), (9, "41"),
-                      (12, "64"), (12, "80"), (13, "77")]:  # fmt: skip
+                      (12, "64"), (12, "80"), (13, "77"), (14, "43.2%"), (14, "10.0%"),
+                      (15, "trial 3"), (15, "0.432"), (16, "0.4321"), (16, "0.3321"),
+                      (16, "+0.100"), (16, "+0.050 to +0.150"), (17, "0.43×"), (17, "1 min"),
+                      ]:  # fmt: skip
         assert number in words[i].replace("\xa0", ""), (i, number)
 
 
@@ -181,6 +195,12 @@ def test_a_missing_number_is_an_en_dash(x: Any) -> None:
         beliefs_on.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
                                "mean": [[x]]}]),
         searched.finalists_table([{"name": "default", "scores": [x], "mean": x}]),
+        searched.evidence([{"seed": 1, "recommended": x, "default": 0.5}], None, names=("a", "b")),
+        searched.costs([], [{"name": "a", "values": [
+            {"value": 1, "mean": x, "low": x, "high": x, "seconds": x, "n": 0}]}]),
+        beliefs_on.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1, 2],
+                                   "mean": [[x, 0.5]], "sd": [[x, x]], "share": 0.2,
+                                   "interaction": [[x, x]], "interaction_sd": [[x, x]]}]),
         report.confusion_heatmap({"labels": ["a", "b"], "counts": [[0, 0], [0, 0]]}),
     ]  # fmt: skip
     for section in sections:
@@ -196,7 +216,9 @@ def test_empty_inputs_say_so_and_do_not_fail() -> None:
         report.spectrogram_gallery([]), report.corpus_table([]), report.learning_curves([]),
         report.confusion_heatmap({"labels": [], "counts": []}), report.worst_mistakes([]),
         searched.reward_curve([]), searched.reward_curve([trial(0, None)]), beliefs_on.beliefs([]),
-        beliefs_on.pair_heatmaps([]), searched.finalists_table([]),
+        beliefs_on.pair_heatmaps([]), searched.finalists_table([]), beliefs_on.importance([]),
+        searched.trial_curves([]), searched.costs([], []),
+        searched.trial_curves([{"number": 0, "kind": "other", "points": [(1, 0.5)]}]),
     ):  # fmt: skip
         assert 'class="empty"' in section.body
         Reader(page(section))
@@ -224,6 +246,52 @@ def test_the_default_is_a_level_and_a_negative_or_zero_score_counts() -> None:
     assert "default 0.000" in words
     assert "best 0.000" in words
     assert "−0.5000" in words
+
+
+def band(body: str) -> list[list[float]]:
+    """Return the corners of the interval's band."""
+    (path,) = (p for p in figures(body)[0].iter("path") if p.attrib.get("class") == "band")
+    return [
+        [float(v) for v in pair.split()] for pair in re.findall(r"[\d.]+ [\d.]+", path.attrib["d"])
+    ]
+
+
+def test_the_interval_of_the_best_so_far_is_a_band_that_stays_on_the_chart() -> None:
+    trials = [trial(i, 0.5 + i / 100) for i in range(8)]
+    path = [{"after": i, "mean": 0.5, "low": -9.0 if i == 1 else 0.45, "high": 0.6}
+            for i in range(1, 8)]  # fmt: skip
+    path.insert(0, {"after": 0, "mean": 0.5, "low": None, "high": None})
+    body = searched.reward_curve(trials, path=path, notes=["Two failed."]).body
+    corners = band(body)
+    assert len(corners) == 2 * 2 * 7
+    assert all(30 <= y <= 305 for _, y in corners)
+    assert "expected 0.500" in Reader(body).words
+    assert "Two failed." in Reader(body).words
+    assert 'class="band"' not in searched.reward_curve(trials).body
+
+
+def test_where_low_is_good_the_lowest_is_best() -> None:
+    trials = [trial(i, s) for i, s in enumerate([0.5, 0.2, 0.9])]
+    body = searched.reward_curve(trials, lowest=True).body
+    assert "best 0.200" in Reader(body).words
+    table = body.split("<tbody>")[1].split("</tbody>")[0]
+    assert table.index("0.2000") < table.index("0.5000") < table.index("0.9000")
+    pair = {"a": "a", "b": "b", "a_values": [1], "b_values": [1, 2], "mean": [[0.3, 0.1]]}
+    for lowest, best in ((False, "0.300"), (True, "0.100")):
+        body = beliefs_on.pair_heatmaps([{**pair, "lowest": lowest}]).body
+        (group,) = (g for g in figures(body)[0].iter("g")
+                    if any("best" in r.attrib["class"] for r in g.iter("rect")))  # fmt: skip
+        assert best in "".join(group.itertext())
+
+
+def test_only_an_interplay_larger_than_its_doubt_is_told() -> None:
+    pair = {"a": "a", "b": "b", "a_values": [1, 2], "b_values": [3, 4], "share": 0.2,
+            "mean": [[0.1, 0.2], [0.3, 0.4]],
+            "interaction": [[0.01, -0.02], [-0.01, 0.02]]}  # fmt: skip
+    told = beliefs_on.pair_heatmaps([{**pair, "interaction_sd": [[0.01] * 2] * 2}]).body
+    assert "2 with 4: +0.020 ± 0.010" in Reader(told).words
+    told = beliefs_on.pair_heatmaps([{**pair, "interaction_sd": [[0.03] * 2] * 2}]).body
+    assert "No cell stands out" in Reader(told).words
 
 
 def test_a_long_search_stays_light() -> None:
