@@ -7,7 +7,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -69,6 +70,8 @@ class Search:
     grpc://host:port) and run the same command on each; by default it is OUT/study.db."""
     study: str | None = None
     """Name of the study in a shared storage; by default that of the folder OUT."""
+    watch: bool = False
+    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     search: SearchSettings = SearchSettings()
@@ -134,7 +137,7 @@ def _search(
     from rl.studies import read_earlier
     from scripts.clips_in import decode_sounds
     from scripts.objective import TrainingObjective, settings_of
-    from scripts.pages import write_search_page
+    from scripts.study_page import write_search_page
 
     budget = command.search
     store = folder.work / "waveforms"
@@ -159,7 +162,7 @@ def _search(
     if budget.trial_epochs is not None and "epochs" in space:
         raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
     fewer = budget.trial_epochs is not None and budget.trial_epochs < settings.training.epochs
-    with progress("search", "trials") as draw:
+    with _told(command) as on_trial:
         found = run_search(
             space,
             objective,
@@ -169,7 +172,7 @@ def _search(
             default=default,
             earlier=[read_earlier(where) for where in command.like],
             trial_values={"epochs": budget.trial_epochs} if fewer else {},
-            on_trial=_shown(budget, draw),
+            on_trial=on_trial,
         )
     best = settings_of(settings, found.best.values)
     results = found.to_json() | {"reward": command.reward, "failures": len(clips.failures)}
@@ -196,6 +199,19 @@ def place_of(command: Search) -> Place:
             "or leave it out for a file in OUT."
         )
     return Place(command.storage, command.study or command.out.resolve().name)
+
+
+@contextmanager
+def _told(command: Search) -> Iterator[Any]:
+    """Give the callback for each finished training: it draws the search, or writes a line."""
+    if command.watch and sys.stderr.isatty():
+        from scripts.watch import watching
+
+        with watching(place_of(command), command.search) as on_trial:
+            yield on_trial
+        return
+    with progress("search", "trials") as draw:
+        yield _shown(command.search, draw)
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:
@@ -264,7 +280,8 @@ def _recommendation(
     best, base, difference = found.best, found.default, found.difference
     n = len(best.seeds)
     changes = [
-        {"setting": name, "default": default.get(name), "recommended": value}
+        {"setting": name, "recommended": value}
+        | ({"default": default[name]} if name in default else {})
         for name, value in best.values.items()
         if value != default.get(name)
     ]
