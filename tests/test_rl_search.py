@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rl.claims import Work, final_seeds, trial_seed
 from rl.finals import T_QUANTILES, Finalist, paired_difference, rank_finalists, shortlist
 from rl.search import (
     SearchError,
@@ -28,7 +29,7 @@ from rl.search import (
 )
 from rl.space import Knob, SearchSpace, SpaceError
 from rl.studies import Place
-from rl.workers import Pool, Work, final_seeds, trial_seed
+from rl.workers import Pool
 
 SPACE = SearchSpace(
     [
