@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import SearchSettings
 from rl.claims import Wanted, Work, final_seeds, may_start, missing, setting_text
+from rl.cluster import Cluster, Nodes
 from rl.fidelity import BEGAN, ENDED, Forecast
 from rl.finals import (
     Difference,
@@ -65,8 +66,8 @@ from rl.tuners import Agent, Beliefs
 from rl.workers import Here, Pool, SearchInterrupted, Workers, plain
 
 __all__ = [
-    "Objective", "Place", "SearchError", "SearchInterrupted", "SearchResult", "SearchSettings",
-    "Stopped", "TrialResult", "run_search",
+    "Nodes", "Objective", "Place", "SearchError", "SearchInterrupted", "SearchResult",
+    "SearchSettings", "Stopped", "TrialResult", "run_search",
 ]  # fmt: skip
 
 OnTrial = Callable[[dict[str, Any]], None]
@@ -133,6 +134,7 @@ def run_search(
     earlier: Earlier = (),
     trial_values: Mapping[str, Any] | None = None,
     grounds: Mapping[str, Any] | None = None,
+    nodes: Nodes | None = None,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Return what the search found, having run, or resumed, its trials and finals.
@@ -147,6 +149,7 @@ def run_search(
         trial_values: what a trial is trained with beside its choices, and the finals are not.
         grounds: what else the scores rest on, JSON-ready: whoever resumes or joins the search must
             have the same.
+        nodes: of a Ray cluster, where the workers run; by default they run on this machine.
         on_trial: called with the record of each training that ends, those of the finals too
             (their `phase` is "finals").
 
@@ -170,6 +173,8 @@ def run_search(
         earlier=earlier,
         trial_values=trial_values or {},
     )
+    if nodes is not None:
+        nodes.check(place.storage)
     with quiet(), _alone(place), _stoppable() as stop:
         storage = open_storage(place.storage)
         trials, finals = work.study("trials", storage), work.study("finals", storage)
@@ -179,7 +184,7 @@ def run_search(
                 _sweep(study)
         work = replace(work, first_number=len(trials.get_trials(deepcopy=False)))
         look = _Lookout(place, [trials, finals], on_trial)
-        workers = _workers(work, settings.workers, stop, look)
+        workers = _workers(work, nodes, stop, look)
         try:
             _run(workers, "trials", trials, stop, look)
             counted = _counted(work, trials)
@@ -300,7 +305,10 @@ def _choices(space: SearchSpace, params: Mapping[str, Any]) -> Setting | None:
     return dict(params) if space.holds(params) else None
 
 
-def _workers(work: Work, n: int, stop: Stop, look: Callable[[], None]) -> Workers:
+def _workers(work: Work, nodes: Nodes | None, stop: Stop, look: Callable[[], None]) -> Workers:
+    n = work.settings.workers
+    if nodes is not None:
+        return Cluster(work, nodes, n, stop, look)
     n = n or len(os.sched_getaffinity(0))
     return Here(work, stop, look) if n == 1 else Pool(work, n, stop, look)
 
