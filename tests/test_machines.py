@@ -205,7 +205,7 @@ def test_minutes_end_all_machines_alike(storage: str, tmp_path: Path) -> None:
     assert [m.wait(300) for m in three] == [0, 0, 0]
     first, *others = (outcome(tmp_path, name, i) for i in range(3))
     assert others == [first, first]
-    assert len(first["trials"]) > 3
+    assert first["trials"]
 
 
 def test_joining_a_study_on_other_grounds_is_refused(server: str, tmp_path: Path) -> None:
