@@ -80,8 +80,8 @@ class RewardModel:
         pending: settings being tried now, (n_pending, n_knobs): each counts as if it had brought
             what the model expects, which lowers the doubt about it and nothing else.
         earlier: trials of earlier studies, scores in any unit. Each study is a task of its own:
-            the covariance between two of them is the kernel times a correlation, the one of
-            `RELATIONS` that makes the rewards most likely (Bonilla et al., 2008).
+            the covariance between two of them is the kernel times a correlation (Bonilla et al.,
+            2008), the one of `RELATIONS` that foretells this study's rewards best.
     """
 
     def __init__(
@@ -127,9 +127,16 @@ class RewardModel:
             for relation in RELATIONS:
                 self.relation = relation
                 self._fit(codes, z)
-                fits.append(self.log_evidence)
-            self.relation = RELATIONS[int(np.argmax(fits))]
+                fits.append(self._left_out_error(z))
+            self.relation = RELATIONS[int(np.argmin(fits))]
         return z
+
+    def _left_out_error(self, z: Floats) -> float:
+        """Return the mean squared error of this study's rewards, each foretold from all others
+        (Rasmussen & Williams 2006, 5.12). Unlike the evidence it does not ask for the kernel's
+        scale to be right."""
+        n = len(z)
+        return float(((self._weights[:n] / np.diag(self._precision)[:n]) ** 2).mean())
 
     def _fit(self, codes: Codes, z: Floats) -> None:
         self.codes = codes
@@ -147,8 +154,6 @@ class RewardModel:
         # The noise bounds the condition number, so the inverse is safe and makes planning cheap.
         self._precision = np.linalg.inv(gram)
         self._weights = self._precision @ z
-        if self._earlier:
-            self.log_evidence = -0.5 * float(z @ self._weights + np.linalg.slogdet(gram)[1])
 
     def indicators(self, codes: Codes) -> Floats:
         """Return one-hot codes, (n, sum of n_values + 1): a product of two counts equal knobs."""
