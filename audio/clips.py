@@ -18,6 +18,11 @@ from audio.files import file_state, write_atomically
 from audio.settings import UserError
 
 SPLITS = ("train", "validation", "test")
+
+_VALIDATION_PERCENT = 20.0
+#: Of the clips outside the test's fold. Published scores train on all of these; a tenth is what a
+#: validation curve costs.
+_VALIDATION_PERCENT_OF_FOLDS = 10.0
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
 
 
@@ -209,10 +214,14 @@ class SplitSettings:
     """Official folds that validate; by default the one before the test's."""
     test_percent: float = 20.0
     """Share of the clips kept for the test where nothing else decides; whole groups only."""
-    validation_percent: float = 20.0
-    """Share of the clips that validate where nothing else decides; whole groups only."""
+    validation_percent: float | None = None
+    """Share of the clips that validate where nothing else decides; whole groups only. By default
+    20, and 10 of each training under --folds."""
     split_seed: int = 0
     """Seed of the split by share."""
+    allow_leakage: bool = False
+    """Go on where a group, or the same sound twice, is on two sides of a split. The model's record
+    says so."""
 
 
 def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
@@ -228,6 +237,8 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
             prescribed split that puts one group on two sides.
     """
     test, validation = settings.test_percent, settings.validation_percent
+    if validation is None:
+        validation = _VALIDATION_PERCENT
     if test < 0 or validation <= 0 or test + validation >= 100:
         raise ManifestError(
             f"test_percent={test:g} and validation_percent={validation:g} leave a side without "
@@ -259,34 +270,118 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     if "test" not in settled and settings.test_percent > 0:
         _draw(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
     if "validation" not in settled:
-        share = 100 * settings.validation_percent / (100 - settings.test_percent)
+        share = 100 * validation / (100 - test)
         _draw(settled, groups, labels, "validation", share, settings.split_seed)
     _train_every_class(settled, groups, labels, drawn)
     result = replace(
         manifest,
         clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
     )
-    check_splits(result)
+    check_splits(result, allow_leakage=settings.allow_leakage)
     return result
 
 
-def check_splits(manifest: Manifest) -> None:
-    """Hold a split manifest to the rules.
+def official_folds(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the corpus's folds, 2 before 10.
 
     Raises:
-        ManifestError: a group on two sides, no clips to train or validate on, fewer than two
-            classes, or a class that is tested but never trained.
+        ManifestError: a clip without a fold, or fewer than two folds.
     """
+    without = next((clip for clip in manifest.clips if clip.fold is None), None)
+    if without is not None:
+        raise ManifestError(
+            f"{manifest.relative(without.path)}: in no fold, so there is nothing to cross-validate "
+            "by; fill the CSV's fold column, name {fold} in --pattern, or give --draw-folds 5."
+        )
+    folds = sorted({str(clip.fold) for clip in manifest.clips}, key=_natural)
+    if len(folds) < 2:
+        raise ManifestError(f"{len(folds)} fold is too few to cross-validate; at least 2.")
+    return tuple(folds)
+
+
+def assign_fold(manifest: Manifest, test_fold: str, settings: SplitSettings) -> Manifest:
+    """Return the manifest split for one turn of cross-validation: `test_fold` is the test.
+
+    The validation clips are whole groups drawn from the rest, classes kept in proportion; the
+    split column and the groups and folds that `settings` may name are not heeded.
+
+    Raises:
+        ManifestError: as `assign_splits`.
+    """
+    percent = settings.validation_percent
+    percent = _VALIDATION_PERCENT_OF_FOLDS if percent is None else percent
+    if not 0 < percent < 100:
+        raise ManifestError(f"validation_percent={percent:g} must be above 0 and below 100.")
+    clips = manifest.clips
+    groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
+    labels = [clip.label for clip in clips]
+    settled: list[str | None] = ["test" if clip.fold == test_fold else None for clip in clips]
+    drawn = [split is None for split in settled]
+    _draw(settled, groups, labels, "validation", percent, settings.split_seed)
+    _train_every_class(settled, groups, labels, drawn)
+    split = tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True))
+    result = replace(manifest, clips=split)
+    check_splits(result, allow_leakage=settings.allow_leakage)
+    return result
+
+
+def draw_folds(manifest: Manifest, n_folds: int, *, seed: int = 0) -> Manifest:
+    """Return the manifest with folds 1 to `n_folds` drawn: whole groups, classes in proportion.
+
+    Raises:
+        ManifestError: fewer than 2 folds, or more folds than groups.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    clips = manifest.clips
+    groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
+    labels = [clip.label for clip in clips]
+    most = min(len(set(groups)), max(Counter(labels).values()))
+    if not 2 <= n_folds <= most:
+        raise ManifestError(
+            f"draw_folds={n_folds} must be from 2 to {most}, the number of groups or of the clips "
+            "of the largest class."
+        )
+    parts = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    fold = [""] * len(clips)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class with fewer clips than folds is no error here
+        for number, (_, rows) in enumerate(parts.split(clips, labels, groups), start=1):
+            for row in rows:
+                fold[row] = str(number)
+    return replace(
+        manifest, clips=tuple(replace(c, fold=f) for c, f in zip(clips, fold, strict=True))
+    )
+
+
+def leaked_groups(manifest: Manifest) -> list[tuple[Clip, Clip]]:
+    """Return, for each group that is on two sides, a clip of either side."""
     side: dict[str, Clip] = {}
+    found: dict[str, tuple[Clip, Clip]] = {}
     for clip in manifest.clips:
         if clip.group is not None:
             first = side.setdefault(clip.group, clip)
             if first.split != clip.split:
-                raise ManifestError(
-                    f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
-                    f"{first.split}, {manifest.relative(clip.path)} in {clip.split}; a model would "
-                    "be scored on what it was trained on. Move one, or mend the group column."
-                )
+                found.setdefault(clip.group, (first, clip))
+    return list(found.values())
+
+
+def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
+    """Hold a split manifest to the rules.
+
+    Raises:
+        ManifestError: a group on two sides (unless that is allowed), no clips to train or validate
+            on, fewer than two classes, or a class that is tested but never trained.
+    """
+    leaks = [] if allow_leakage else leaked_groups(manifest)
+    for first, clip in leaks[:1]:
+        more = f" ({len(leaks) - 1} more groups are, too)" if len(leaks) > 1 else ""
+        raise ManifestError(
+            f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
+            f"{first.split}, {manifest.relative(clip.path)} in {clip.split}{more}; a model would "
+            "be scored on what it was trained on. Move one, mend the group column, or "
+            "--allow-leakage."
+        )
     count = Counter(clip.split for clip in manifest.clips)
     for split in ("train", "validation"):
         if not count[split]:

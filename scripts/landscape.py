@@ -184,6 +184,7 @@ def _measure(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=folder.work / "clips",
         workers=os.cpu_count() or 1,
+        allow_leakage=command.split.allow_leakage,
     )
     examples = clips.examples
     train = examples["train"]

@@ -34,12 +34,13 @@ def report(command: Report) -> int:
     if not (command.run / "results.json").exists():
         raise UserError(f"{command.run}: not finished; give its command again first.")
     results = read_json(command.run / "results.json")
-    from scripts.pages import write_model_page, write_search_page
+    from scripts.pages import write_folds_page, write_model_page, write_search_page
 
     pages = {"finetune": write_model_page, "search": write_search_page}
     if record.get("command") not in pages:
         raise UserError(f"{command.run}: a run of {record.get('command')} has no page to redo.")
-    pages[record["command"]](command.run, results, record)
+    write = write_folds_page if "folds" in results else pages[record["command"]]
+    write(command.run, results, record)
     print_result({"report": str(command.run / "report.html")})
     return DONE
 

@@ -91,13 +91,15 @@ def search(command: Search, argv: Sequence[str]) -> int:
         )
     manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
-        identity = {
+        identity: dict[str, Any] = {
             "settings": settings.to_json(),
             "corpus": manifest.fingerprint(),
             "space": space.to_json(),
             "reward": command.reward,
             "agent": command.search.agent,
         }
+        if command.split.allow_leakage:
+            identity["allow_leakage"] = True
         folder.begin("search", identity, argv)
         if folder.is_done and folder.results()["settings"] == asdict(command.search):
             say(f"{command.out}: already done; a larger budget goes on, --overwrite starts over.")
@@ -125,6 +127,7 @@ def _search(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=store,
         workers=2,
+        allow_leakage=command.split.allow_leakage,
     )
     folder.write_failures(clips.failures)
     say(clips.manifest.describe())

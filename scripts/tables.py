@@ -31,6 +31,17 @@ def scores_text(split: str, scores: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def folds_text(results: dict[str, Any]) -> str:
+    """Return the test scores of each fold, and their mean and spread."""
+    scores = results["scores"]
+    rows = [["fold", *(name.replace("_", " ") for name in scores), "clips"]]
+    for fold in results["folds"]:
+        rows.append([fold["fold"], *(f"{fold[name]:.3f}" for name in scores), str(fold["n"])])
+    for what in ("mean", "deviation"):
+        rows.append([what, *(f"{scores[name][what]:.3f}" for name in scores), ""])
+    return "\n".join(["test scores by fold", *aligned(rows)]) + "\n"
+
+
 def finals_text(results: dict[str, Any]) -> str:
     """Return a search's finalists, best first, and what it recommends."""
     base = results["default"]["values"]
