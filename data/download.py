@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import http.client
 import json
@@ -237,7 +238,13 @@ def unpack(archive: Path, folder: Path, *, progress: Progress | None = None) -> 
         if folder.exists():
             shutil.rmtree(folder)
         part.replace(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        zlib.error,
+        EOFError,
+    ) as error:
         raise DownloadError(
             f"{archive}: damaged ({error}); remove it and fetch it again."
         ) from None
@@ -268,6 +275,9 @@ def _tar_members(path: Path) -> Iterator[_Member]:
                 raise DownloadError(f"{path}: {member.name} is a link or a device, not a file.")
             content = archive.extractfile(member) if member.isfile() else None
             yield member.name, member.size, content, (min(raw.tell(), total), total)
+        rest = archive.fileobj
+        while rest is not None and rest.read(_CHUNK):  # gzip's checksum comes after tar's end
+            pass
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
