@@ -42,8 +42,6 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
             "validation_percent": command.split.validation_percent,
             "split_seed": command.split.split_seed,
         }
-        if command.split.allow_leakage:
-            identity["allow_leakage"] = True
         folder.begin("finetune", identity, argv)
         if folder.is_done:
             say(f"{command.out}: already done; --overwrite fits it again.")
@@ -62,6 +60,9 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         clips = {
             fold: decoded.split_as(split, allow_leakage=allow) for fold, split in turns.items()
         }
+        leakage = {fold: c.leakage for fold, c in clips.items() if c.leakage is not None}
+        if allow:
+            folder.amend({"allow_leakage": True, "leakage": leakage or None})
         names = _folder_names(list(turns))
         folds = []
         for number, (fold, mine) in enumerate(clips.items(), start=1):
@@ -73,9 +74,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         results = _pooled(folder, folds, decoded.manifest)
         results["settings"] = settings.to_json()
         results["failures"] = len(decoded.failures)
-        results["leakage"] = {
-            fold: mine.leakage for fold, mine in clips.items() if mine.leakage is not None
-        } or None
+        results["leakage"] = leakage or None
         from scripts.pages import write_folds_page
 
         write_folds_page(folder.path, results, read_json(folder.path / "settings.json"))

@@ -125,12 +125,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
-        identity: dict[str, Any] = {
-            "settings": settings.to_json(),
-            "corpus": manifest.fingerprint(),
-        }
-        if command.split.allow_leakage:
-            identity["allow_leakage"] = True
+        identity = {"settings": settings.to_json(), "corpus": manifest.fingerprint()}
         folder.begin("finetune", identity, argv)
         if folder.is_done:
             say(f"{command.out}: already done; --overwrite fits it again.")
@@ -148,6 +143,8 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
                 workers=command.workers or 2,
                 allow_leakage=command.split.allow_leakage,
             )
+        if command.split.allow_leakage:
+            folder.amend({"allow_leakage": True, "leakage": clips.leakage})
         folder.write_failures(clips.failures)
         say(clips.manifest.describe())
         train = clips.examples["train"]

@@ -91,15 +91,13 @@ def search(command: Search, argv: Sequence[str]) -> int:
         )
     manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
-        identity: dict[str, Any] = {
+        identity = {
             "settings": settings.to_json(),
             "corpus": manifest.fingerprint(),
             "space": space.to_json(),
             "reward": command.reward,
             "agent": command.search.agent,
         }
-        if command.split.allow_leakage:
-            identity["allow_leakage"] = True
         folder.begin("search", identity, argv)
         if folder.is_done and folder.results()["settings"] == asdict(command.search):
             say(f"{command.out}: already done; a larger budget goes on, --overwrite starts over.")
@@ -129,6 +127,8 @@ def _search(
         workers=2,
         allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
     folder.write_failures(clips.failures)
     say(clips.manifest.describe())
     say(f"{len(space.knobs)} knobs, {space.size():,} settings; agent {budget.agent}")
