@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
@@ -54,6 +55,7 @@ def folded(n_folds: int = 5, groups: int = 2, per_group: int = 3) -> Manifest:
     percent=st.sampled_from([None, 5.0, 25.0]),
     seed=st.integers(0, 3),
 )
+@trials(max_examples=25)
 def test_a_turn_tests_its_fold_and_validates_on_whole_groups_of_the_rest(
     n_folds, groups, percent, seed
 ):
@@ -137,7 +139,7 @@ def esc(tmp_path_factory) -> Path:
 def done(esc: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "folds"
     command = ["finetune", "esc50", "--root", str(esc), "--folds", "--out", str(out)]
-    assert cli.main([*command, *FAST, "--epochs", "25", "--learning-rate", "2e-3"]) == 0
+    assert cli.main([*command, *FAST, "--epochs", "15", "--learning-rate", "2e-3"]) == 0
     return out
 
 
@@ -196,7 +198,7 @@ def test_the_page_and_the_printed_table_show_every_fold(done, esc, capsys):
         assert f"fold {fold}" in page
     assert "All folds&#x27; predictions together" in page or "All folds' predictions" in page
     command = ["finetune", "esc50", "--root", str(esc), "--folds", "--out", str(done)]
-    assert cli.main([*command, *FAST, "--epochs", "25", "--learning-rate", "2e-3"]) == 0
+    assert cli.main([*command, *FAST, "--epochs", "15", "--learning-rate", "2e-3"]) == 0
     captured = capsys.readouterr()
     assert "already done" in captured.err
     last = json.loads(captured.out.splitlines()[-1])
