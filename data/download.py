@@ -80,17 +80,21 @@ def fetch(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DownloadError(f"{part}: another process is fetching it; wait for it.") from None
-        for attempt in range(1, attempts + 1):
-            try:
-                _transfer(archive, file, part, progress)
-                break
-            except _Interrupted as error:
-                if attempt == attempts:
-                    raise DownloadError(
-                        f"{archive.url}: stopped after {file.tell():,} bytes ({error}); the same "
-                        "command goes on from there."
-                    ) from None
-                time.sleep(wait_s * 2 ** (attempt - 1))
+        try:
+            for attempt in range(1, attempts + 1):
+                try:
+                    _transfer(archive, file, part, progress)
+                    break
+                except _Interrupted as error:
+                    if attempt == attempts:
+                        raise DownloadError(
+                            f"{archive.url}: stopped after {file.tell():,} bytes ({error}); the "
+                            "same command goes on from there."
+                        ) from None
+                    time.sleep(wait_s * 2 ** (attempt - 1))
+        finally:
+            if not file.tell():  # nothing came: leave nothing
+                part.unlink()
     try:
         _verify(part, archive, "removed; the same command fetches it again from the start")
     except DownloadError:

@@ -48,18 +48,28 @@ class DecodedClips:
     digests: Mapping[str, str | None]
     failures: Failures
 
-    def split_as(self, manifest: Manifest, *, allow_leakage: bool) -> ClipsIn:
-        """Return these clips in the splits that `manifest` says.
+    def check(
+        self, manifest: Manifest, *, allow_leakage: bool
+    ) -> tuple[Manifest, dict[str, Any] | None]:
+        """Return the usable clips of a split manifest, and what is on two of its sides.
 
         Raises:
-            ManifestError: they cannot be trained on, or the same sound is on two sides.
+            ManifestError: they cannot be trained on, or something is on two sides and may not be.
         """
         manifest = replace(
             manifest, clips=tuple(c for c in manifest.clips if c.key in self.digests)
         )
         check_splits(manifest, allow_leakage=allow_leakage)
         digests = [self.digests[clip.key] for clip in manifest.clips]
-        leakage = check_leakage(manifest, digests, allow=allow_leakage)
+        return manifest, check_leakage(manifest, digests, allow=allow_leakage)
+
+    def split_as(self, manifest: Manifest, *, allow_leakage: bool) -> ClipsIn:
+        """Return these clips in the splits that `manifest` says.
+
+        Raises:
+            ManifestError: as `check`.
+        """
+        manifest, leakage = self.check(manifest, allow_leakage=allow_leakage)
         if leakage is not None:
             say(
                 f"note: leakage allowed: {leakage['groups_on_two_sides']} groups and "

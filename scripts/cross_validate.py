@@ -57,16 +57,15 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         folder.write_failures(decoded.failures)
         # all of them before the first training, so that a leak is told at once
         allow = command.split.allow_leakage
-        clips = {
-            fold: decoded.split_as(split, allow_leakage=allow) for fold, split in turns.items()
-        }
-        leakage = {fold: c.leakage for fold, c in clips.items() if c.leakage is not None}
+        told = {f: decoded.check(turn, allow_leakage=allow)[1] for f, turn in turns.items()}
+        leakage = {fold: found for fold, found in told.items() if found is not None}
         if allow:
             folder.amend({"allow_leakage": True, "leakage": leakage or None})
         names = _folder_names(list(turns))
         folds = []
-        for number, (fold, mine) in enumerate(clips.items(), start=1):
-            say(f"fold {fold} ({number} of {len(clips)}): {mine.manifest.describe()}")
+        for number, (fold, turn) in enumerate(turns.items(), start=1):
+            mine = decoded.split_as(turn, allow_leakage=allow)
+            say(f"fold {fold} ({number} of {len(turns)}): {mine.manifest.describe()}")
             home = RunFolder(folder.path / names[fold])
             found = _fit_fold(home, settings, mine, argv)
             folds.append({"fold": fold, "folder": names[fold]} | found)

@@ -40,7 +40,8 @@ class Landscape:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the table."""
     space: str = "quick"

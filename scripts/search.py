@@ -45,7 +45,8 @@ class Search:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the study, the winner and the report."""
     space: str = "default"

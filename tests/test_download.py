@@ -154,6 +154,7 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(
     with pytest.raises(DownloadError, match=r"corpus\.zip: HTTP 404 .*--root"):
         fetch(archive(server), tmp_path / "b", wait_s=0)
     assert len(server.asked) == 4
+    assert list((tmp_path / "b").iterdir()) == []
 
 
 def test_a_truncated_file_is_never_taken_for_the_whole(server: Server, tmp_path: Path) -> None:

@@ -180,6 +180,35 @@ def test_a_table_that_lacks_something_is_told_with_its_line(change, words, tmp_p
         opened("esc50", tmp_path)
 
 
+def test_kinds_may_be_named_as_well(tmp_path):
+    layouts.sound(tmp_path / "c" / "dog" / "a.wav", 0, 0)
+    (tmp_path / "m.csv").write_text("path,label\nc/dog/a.wav,hound\n")
+    assert opened("folder", tmp_path / "c").labels == ("dog",)
+    assert opened("csv", tmp_path / "m.csv").labels == ("hound",)
+    digits = CorpusSettings(root=tmp_path / "c" / "dog", pattern="{label}")
+    assert open_corpus(Path("folder"), digits).labels == ("a",)
+
+
+def test_the_commands_take_a_name(made, tmp_path, capsys):
+    from scripts import cli
+
+    root = str(made["esc10"])
+    convert = ["convert", "esc10", "--root", root, "--out", str(tmp_path / "images")]
+    assert cli.main([*convert, "--n-mels", "24"]) == 0
+    assert {p.parts[-3] for p in (tmp_path / "images").glob("*/*/*.png")} == {
+        "train",
+        "validation",
+        "test",
+    }
+    fast = ["--epochs", "1", "--n-mels", "24", "--hop-length", "320", "--threads", "1"]
+    model = ["finetune", "esc10", "--root", root, "--out", str(tmp_path / "model")]
+    assert cli.main([*model, *fast]) == 0
+    study = ["search", "esc10", "--root", root, "--out", str(tmp_path / "study"), *fast]
+    study += ["--space", "quick", "--trials", "2", "--workers", "1", "--finalists", "1"]
+    assert cli.main([*study, "--replicates", "1"]) == 0
+    assert "18 train in 9 groups, 6 validation in 3 groups, 6 test" in capsys.readouterr().err
+
+
 # Fetching
 
 
