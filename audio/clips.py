@@ -20,9 +20,6 @@ from audio.settings import UserError
 SPLITS = ("train", "validation", "test")
 
 _VALIDATION_PERCENT = 20.0
-#: Of the clips outside the test's fold. Published scores train on all of these; a tenth is what a
-#: validation curve costs.
-_VALIDATION_PERCENT_OF_FOLDS = 10.0
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
 
 
@@ -257,7 +254,7 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     elif any(settled):
         settled = [None if split == "train" else split for split in settled]
     elif all(clip.fold is not None for clip in clips):
-        folds = sorted({str(clip.fold) for clip in clips}, key=_natural)
+        folds = sorted({str(clip.fold) for clip in clips}, key=natural_order)
         if len(folds) < 3:
             raise ManifestError(
                 f"{len(folds)} folds are too few for three sides; name --test-folds."
@@ -268,90 +265,17 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     labels = [clip.label for clip in clips]
     drawn = [split is None for split in settled]
     if "test" not in settled and settings.test_percent > 0:
-        _draw(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
+        draw_side(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
     if "validation" not in settled:
         share = 100 * validation / (100 - test)
-        _draw(settled, groups, labels, "validation", share, settings.split_seed)
-    _train_every_class(settled, groups, labels, drawn)
+        draw_side(settled, groups, labels, "validation", share, settings.split_seed)
+    train_every_class(settled, groups, labels, drawn)
     result = replace(
         manifest,
         clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
     )
     check_splits(result, allow_leakage=settings.allow_leakage)
     return result
-
-
-def official_folds(manifest: Manifest) -> tuple[str, ...]:
-    """Return the names of the corpus's folds, 2 before 10.
-
-    Raises:
-        ManifestError: a clip without a fold, or fewer than two folds.
-    """
-    without = next((clip for clip in manifest.clips if clip.fold is None), None)
-    if without is not None:
-        raise ManifestError(
-            f"{manifest.relative(without.path)}: in no fold, so there is nothing to cross-validate "
-            "by; fill the CSV's fold column, name {fold} in --pattern, or give --draw-folds 5."
-        )
-    folds = sorted({str(clip.fold) for clip in manifest.clips}, key=_natural)
-    if len(folds) < 2:
-        raise ManifestError(f"{len(folds)} fold is too few to cross-validate; at least 2.")
-    return tuple(folds)
-
-
-def assign_fold(manifest: Manifest, test_fold: str, settings: SplitSettings) -> Manifest:
-    """Return the manifest split for one turn of cross-validation: `test_fold` is the test.
-
-    The validation clips are whole groups drawn from the rest, classes kept in proportion; the
-    split column and the groups and folds that `settings` may name are not heeded.
-
-    Raises:
-        ManifestError: as `assign_splits`.
-    """
-    percent = settings.validation_percent
-    percent = _VALIDATION_PERCENT_OF_FOLDS if percent is None else percent
-    if not 0 < percent < 100:
-        raise ManifestError(f"validation_percent={percent:g} must be above 0 and below 100.")
-    clips = manifest.clips
-    groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
-    labels = [clip.label for clip in clips]
-    settled: list[str | None] = ["test" if clip.fold == test_fold else None for clip in clips]
-    drawn = [split is None for split in settled]
-    _draw(settled, groups, labels, "validation", percent, settings.split_seed)
-    _train_every_class(settled, groups, labels, drawn)
-    split = tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True))
-    result = replace(manifest, clips=split)
-    check_splits(result, allow_leakage=settings.allow_leakage)
-    return result
-
-
-def draw_folds(manifest: Manifest, n_folds: int, *, seed: int = 0) -> Manifest:
-    """Return the manifest with folds 1 to `n_folds` drawn: whole groups, classes in proportion.
-
-    Raises:
-        ManifestError: fewer than 2 folds, or more folds than groups.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    clips = manifest.clips
-    groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
-    labels = [clip.label for clip in clips]
-    most = min(len(set(groups)), max(Counter(labels).values()))
-    if not 2 <= n_folds <= most:
-        raise ManifestError(
-            f"draw_folds={n_folds} must be from 2 to {most}, the number of groups or of the clips "
-            "of the largest class."
-        )
-    parts = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    fold = [""] * len(clips)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class with fewer clips than folds is no error here
-        for number, (_, rows) in enumerate(parts.split(clips, labels, groups), start=1):
-            for row in rows:
-                fold[row] = str(number)
-    return replace(
-        manifest, clips=tuple(replace(c, fold=f) for c, f in zip(clips, fold, strict=True))
-    )
 
 
 def leaked_groups(manifest: Manifest) -> list[tuple[Clip, Clip]]:
@@ -399,7 +323,7 @@ def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
 
 
-def _natural(name: str) -> tuple[int, float, str]:
+def natural_order(name: str) -> tuple[int, float, str]:
     """Sort 2 before 10, and numbers before words."""
     try:
         return (0, float(name), name)
@@ -416,12 +340,12 @@ def _by_name(
     there = {name for name in have if name is not None}
     for name in (*test, *validation):
         if name not in there:
-            shown = ", ".join(sorted(there, key=_natural)[:20]) or "none at all"
+            shown = ", ".join(sorted(there, key=natural_order)[:20]) or "none at all"
             raise ManifestError(f"no clip is in {what} {name}; there are: {shown}.")
     return ["test" if h in test else "validation" if h in validation else None for h in have]
 
 
-def _draw(
+def draw_side(
     settled: list[str | None],
     groups: Sequence[str],
     labels: Sequence[str],
@@ -459,7 +383,7 @@ def _draw(
         settled[free[position]] = side
 
 
-def _train_every_class(
+def train_every_class(
     settled: list[str | None], groups: Sequence[str], labels: Sequence[str], drawn: Sequence[bool]
 ) -> None:
     """Move whole groups that were drawn back to train until no class is held out entirely."""
@@ -473,5 +397,5 @@ def _train_every_class(
             return
         back = held.most_common(1)[0][0]
         for i, group in enumerate(groups):
-            if group == back:
+            if group == back and drawn[i]:  # not what was named for a side
                 settled[i] = None

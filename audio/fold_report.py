@@ -43,7 +43,7 @@ def folds_table(
     room = 0.06 * (max(ends) - min(ends)) or 0.01
     chart = interval_chart(
         rows,
-        (min(ends) - room, max(ends) + room),
+        (max(0.0, min(ends) - room), min(1.0, max(ends) + room)),
         alt="Test accuracy of each fold: " + "; ".join(row.title for row in rows),
         x_label="test accuracy; mean ± standard deviation over the folds",
         width=800,
@@ -67,7 +67,10 @@ def folds_table(
             for k, v in zip(SCORES, values, strict=True)
         ]
         body.append([name, "", *cells, ""])
-    lead = "Each fold is the test once; its network was trained on clips of the other folds alone."
+    lead = (
+        "Each fold is the test once; its network was trained on clips of the other folds alone. "
+        "Its own page is in its folder."
+    )
     return Section(
         title, el("figure", el("div", chart, class_="scroll")) + _table(heads, body), lead
     )

@@ -66,8 +66,8 @@ def check_leakage(
         raise ManifestError(
             f"{manifest.relative(one.path)} in {one.split} and {manifest.relative(other.path)} in "
             f"{other.split} are the same sound, sample for sample{more}; a model would be scored "
-            "on what it was trained on. Remove one, give both the same group, or --allow-leakage. "
-            "`melbandit data` lists all pairs."
+            "on what it was trained on. Remove one, give both the same group (`melbandit data "
+            "--group-copies` writes a manifest that does), or --allow-leakage."
         )
     if not groups and not content:
         return None

@@ -159,6 +159,44 @@ def with_durations(manifest: Manifest, facts: Iterable[ClipFacts]) -> Manifest:
     )
 
 
+def group_copies(manifest: Manifest, facts: Sequence[ClipFacts]) -> Manifest:
+    """Return the usable clips, all clips of the same sound in one group, so that no draw parts them.
+
+    Groups that share a sound become one, named after the first; clips without a group that are
+    there once stay without.
+    """
+    digest = {one.clip.key: one.digest for one in facts}
+    above: dict[str, str] = {}  # union-find over groups and sounds
+
+    def root(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            above[name] = above[above[name]]
+            name = above[name]
+        return name
+
+    names: dict[str, str] = {}  # of the group that a root stands for
+    clips = [one.clip for one in facts if one.problem is None]
+    copies = same_content(clips, [digest[clip.key] for clip in clips])
+    for same in copies:
+        first = root(_unit(same[0]))
+        for clip in same[1:]:
+            above[root(_unit(clip))] = first
+    copied = {root(_unit(clip)) for same in copies for clip in same}
+    grouped = []
+    for one, clip in zip(clips, with_durations(manifest, facts).clips, strict=True):
+        unit = root(_unit(one))
+        if unit in copied:
+            piece = f"@{one.start_s:g}" if one.start_s else ""
+            new = one.group or f"copies of {manifest.relative(one.path)}{piece}"
+            clip = replace(clip, group=names.setdefault(unit, new))
+        grouped.append(clip)
+    return replace(manifest, clips=tuple(grouped))
+
+
+def _unit(clip: Clip) -> str:
+    return f"clip {clip.key}" if clip.group is None else f"group {clip.group}"
+
+
 def summary(manifest: Manifest, facts: Sequence[ClipFacts]) -> dict[str, Any]:
     """Return what the clips have in common and which stand out, JSON-ready.
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from audio.clips import Clip, Manifest, assign_fold, draw_folds, official_folds
+from audio.clips import Clip, Manifest
+from audio.folds import SCORES, assign_fold, draw_folds, official_folds, over_folds
 from audio.settings import Settings, SettingsError
 from data.corpus import open_corpus
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
@@ -174,7 +175,6 @@ def _pooled(
     """Write the predictions of all folds as one table; return their scores and the folds'."""
     import numpy as np
 
-    from audio.folds import SCORES, over_folds
     from audio.metrics import evaluate
 
     labels = folds[0]["labels"]
@@ -212,11 +212,15 @@ def _pooled(
             {"path": row[0], "label": row[4], "predicted": row[5], "probability": float(row[6])}
             for row in wrong[:_SHOWN_MISTAKES]
         ],
-        "corpus": replace(
-            manifest,
-            clips=tuple(replace(c, split=f"fold {str(c.fold).zfill(2)}") for c in manifest.clips),
-        ).counts(),
+        "corpus": _counts(manifest),
     }
+
+
+def _counts(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the clips of each fold and class, as the report's table takes them."""
+    clips = tuple(replace(c, split=f"fold {str(c.fold).zfill(2)}") for c in manifest.clips)
+    rows = replace(manifest, clips=clips).counts()
+    return [{key: row[key] for key in ("split", "label", "clips")} for row in rows]
 
 
 def _print(results: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ class Data:
     figures of each clip."""
     download: bool = False
     """Fetch a published corpus into --root where it is not there; goes on where it was stopped."""
+    group_copies: bool = False
+    """Give clips that are the same sound one group in the manifest, so that no split parts them."""
     workers: int = 0
     """Threads that decode; 0 is one a core."""
     overwrite: bool = False
@@ -67,7 +69,7 @@ def data(command: Data) -> int:
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: a manifest is a CSV; give a name that ends in .csv.")
 
-    from audio.survey import summary, survey, with_durations
+    from audio.survey import group_copies, summary, survey, with_durations
 
     with progress("read") as draw:
         workers = command.workers or os.cpu_count() or 1
@@ -84,7 +86,8 @@ def data(command: Data) -> int:
             f"{corpus.n_classes} classes; split: {corpus.split}\n"
             f"  {corpus.home}, {corpus.licence}\n"
         )
-    _write(out, with_durations(manifest, facts), overwrite=command.overwrite)
+    usable = (group_copies if command.group_copies else with_durations)(manifest, facts)
+    _write(out, usable, overwrite=command.overwrite)
     _write_details(details, manifest, facts)
     short = {k: v if not isinstance(v, list) else len(v) for k, v in found.items() if k != "notes"}
     short["classes"] = len(found["classes"])

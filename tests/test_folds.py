@@ -15,16 +15,8 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from audio.clips import (
-    Clip,
-    Manifest,
-    ManifestError,
-    SplitSettings,
-    assign_fold,
-    draw_folds,
-    official_folds,
-)
-from audio.folds import fold_scores
+from audio.clips import Clip, Manifest, ManifestError, SplitSettings
+from audio.folds import assign_fold, draw_folds, fold_scores, official_folds
 from scripts import cli
 from tests import layouts
 from tests.test_kill import kill_when, without_times

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from audio.clips import ManifestError, SplitSettings, assign_fold, assign_splits, official_folds
+from audio.clips import ManifestError, SplitSettings, assign_splits
+from audio.folds import assign_fold, official_folds
 from data import published
 from data.corpus import CorpusSettings, open_corpus
 from data.digits import AUDIOMNIST_FOLDS

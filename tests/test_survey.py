@@ -260,3 +260,24 @@ def test_odd_containers_are_surveyed(tmp_path, capsys):
     command = ["finetune", str(tmp_path / "m.csv"), "--out", str(tmp_path / "model")]
     command += ["--epochs", "1", "--n-mels", "24", "--hop-length", "320", "--threads", "1"]
     assert cli.main(command) == 0
+
+
+def test_copies_become_one_group_that_a_drawn_split_keeps_together(tmp_path, capsys):
+    """Clips 0 to 9 twice; groups of two copies are joined, and named after the first."""
+    rows: list[list[object]] = []
+    for i in range(30):
+        write(tmp_path / "c" / f"{i:02}.wav", noise(i % 20))
+        rows.append([f"{i:02}.wav", "ab"[i % 2], {3: "p", 13: "q", 23: "r"}.get(i, "")])
+    layouts.write_table(tmp_path / "c" / "manifest.csv", "path,label,group", rows)
+    command = ["finetune", str(tmp_path / "m.csv"), "--out", str(tmp_path / "model")]
+    command += ["--epochs", "1", "--n-mels", "24", "--hop-length", "320", "--threads", "1"]
+    assert run(tmp_path / "c", "--out", tmp_path / "m.csv") == 0
+    assert cli.main(command) == 1
+    assert "--group-copies" in capsys.readouterr().err
+    assert run(tmp_path / "c", "--out", tmp_path / "m.csv", "--group-copies", "--overwrite") == 0
+    group = {clip.path.stem: clip.group for clip in read_csv(tmp_path / "m.csv").clips}
+    for i in range(10):
+        assert group[f"{i:02}"] == group[f"{i + 20:02}"] is not None
+    assert (group["03"], group["23"], group["13"], group["14"]) == ("p", "p", "q", None)
+    assert len(set(group.values()) - {None}) == 11
+    assert cli.main([*command, "--overwrite"]) == 0
