@@ -160,7 +160,7 @@ def with_durations(manifest: Manifest, facts: Iterable[ClipFacts]) -> Manifest:
 
 
 def group_copies(manifest: Manifest, facts: Sequence[ClipFacts]) -> Manifest:
-    """Return the usable clips, all clips of the same sound in one group, so that no draw parts them.
+    """Return the usable clips, those of the same sound in one group, so that no draw parts them.
 
     Groups that share a sound become one, named after the first; clips without a group that are
     there once stay without.
