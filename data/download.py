@@ -177,9 +177,7 @@ def _starts_at(response: Any, have: int) -> bool:
 
 def _write_note(part: Path, archive: Archive, response: Any) -> None:
     tag = response.headers.get("ETag")
-    if tag is None or tag.startswith(
-        "W/"
-    ):  # a weak one says nothing about bytes (RFC 9110, 13.1.5)
+    if tag is None or tag.startswith("W/"):  # weak: says nothing about bytes (RFC 9110, 13.1.5)
         tag = response.headers.get("Last-Modified")
     note = {"url": archive.url, "validator": tag}
     _note(part).write_text(json.dumps(note), encoding="utf-8")

@@ -189,15 +189,10 @@ def open_published(name: str, root: Path | None = None) -> Manifest:
     return corpus.read(folder)
 
 
-def download(
-    name: str,
-    root: Path | None = None,
-    *,
-    progress: Callable[[str], Progress] | None = None,
-) -> Path:
+def download(name: str, root: Path | None = None, *, progress: Progress | None = None) -> Path:
     """Fetch and unpack a published corpus into `root` where it is not there yet; return `root`.
 
-    progress: given what is done (fetch, unpack), returns what shows (bytes done, bytes in all).
+    progress: called with bytes done and bytes in all, first of the fetching, then of the unpacking.
 
     Raises:
         DownloadError: as `fetch` and `unpack`. ManifestError: what was unpacked is not the whole.
@@ -206,9 +201,8 @@ def download(
     root = default_root(name) if root is None else root
     if find_folder(root, corpus.holds) is not None:
         return root
-    shown = progress or (lambda _: lambda done, of: None)
-    path = fetch(corpus.archive, root, progress=shown("fetch"))
-    unpack(path, root / "unpacked", progress=shown("unpack"))
+    path = fetch(corpus.archive, root, progress=progress)
+    unpack(path, root / "unpacked", progress=progress)
     manifest = open_published(name, root)
     if len(manifest) != corpus.n_clips or len(manifest.labels) != corpus.n_classes:
         raise ManifestError(

@@ -106,9 +106,8 @@ def _download(command: Data, name: str | None) -> None:
         )
     corpus, root = PUBLISHED[name], command.corpus.root or default_root(name)
     say(f"{corpus.title}, {corpus.licence}: {corpus.archive.url} to {root}")
-    with progress("fetch", "bytes") as fetched, progress("unpack", "bytes") as unpacked:
-        shown = {"fetch": fetched, "unpack": unpacked}
-        download(name, root, progress=shown.__getitem__)
+    with progress("fetch", "bytes") as draw:
+        download(name, root, progress=draw)
 
 
 def _is_published(command: Data, manifest: Manifest) -> bool:
