@@ -52,7 +52,8 @@ class Search:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the study, the winner and the report."""
     space: str = "default"
@@ -158,7 +159,10 @@ def _search(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=store,
         workers=2,
+        allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
     folder.write_failures(clips.failures)
     say(clips.manifest.describe())
     say(f"{len(space.knobs)} knobs, {space.size():,} settings; agent {budget.agent}")
