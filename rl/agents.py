@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rl.choices import Choices, Lambda
-from rl.policies import Floats, Schedule
+from rl.policies import Floats, Schedule, own_generator
 from rl.targets import compound
 from rl.traces import Trace
 from rl.values import ActionValues, Linear, ValueFunction, freeze, thaw
@@ -104,7 +104,7 @@ class Learner:
             raise ValueError(f"discount={discount} must be from -1 to 1.")
         self.choices = choices
         self.discount = discount
-        self.rng = np.random.default_rng(seed)
+        self.rng = own_generator(seed)
         self.steps = 0
         """Steps learnt from, in all episodes."""
         self.episodes = 0

@@ -185,6 +185,12 @@ class Softmax:
         return act(self, q, n, legal, step, rng)
 
 
+def own_generator(seed: int) -> np.random.Generator:
+    """Return the generator of an agent with this seed: another one than a world of the same seed
+    has, or actions and rewards would be drawn with the same numbers."""
+    return np.random.default_rng([0xA6E47, seed])
+
+
 def to_json(policy: Any) -> dict[str, Any]:
     """Return a policy or schedule JSON-ready: its name and its fields.
 

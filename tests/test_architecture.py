@@ -65,6 +65,7 @@ def test_data_imports_clips_and_settings_alone(path):
 
 CORE = ("mdp", "planning", "policies", "values", "targets", "tuners", "space")
 CORE += ("choices", "traces", "agents", "prediction", "control", "policy_gradient", "dyna")
+CORE += ("bandits", "many")
 
 
 @pytest.mark.parametrize("name", CORE)
