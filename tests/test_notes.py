@@ -70,8 +70,8 @@ def defined(path: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def test_the_notes_are_there():
-    assert [path.stem for path in DOCUMENTS] == ["audio"]
+def test_there_are_two_sets_of_notes():
+    assert [path.stem for path in DOCUMENTS] == ["audio", "reinforcement-learning"]
 
 
 @each_document

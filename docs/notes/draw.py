@@ -66,9 +66,10 @@ def save(figure: Figure, path: Path, *, colours: int = 96) -> None:
 def main(folder: Path, only: tuple[str, ...] = ()) -> None:
     """Draw all of them into `folder`, or those named `only`."""
     import draw_audio
+    import draw_rl
 
     drawings: dict[str, Drawing] = {}
-    drawings |= draw_audio.DRAWINGS
+    drawings |= draw_audio.DRAWINGS | draw_rl.DRAWINGS
     with matplotlib.rc_context(STYLE):
         for name, drawing in drawings.items():
             if only and name not in only:
