@@ -11,7 +11,7 @@ from rl.agents import run
 from rl.bandits import UCB1, EpsilonGreedyBandit
 from rl.control import Control
 from rl.dyna import DynaQ
-from rl.environments import cliff_walk, dyna_maze, random_walk
+from rl.environments import cliff_walk, dyna_maze, maximisation_bias, random_walk
 from rl.many import run_many, run_testbed
 from rl.mdp import FiniteMDP
 from rl.planning import evaluate, value_iteration
@@ -209,6 +209,22 @@ def cliff() -> Figure:
     return figure
 
 
+def bias() -> Figure:
+    figure, (axes,) = panels(1, 1, width=6.5, height=2.5)
+    world = maximisation_bias()
+    for update, colour, name in (("q-learning", ORANGE, "Q-learning"),
+                                 ("double-q-learning", BLUE, "Double Q-learning")):  # fmt: skip
+        many = run_many(world.mdp, update=update, runs=2000, episodes=300, epsilon=0.1,
+                        step_size=0.1, reward_sd=world.reward_sd, legal=world.legal,
+                        seed=0)  # fmt: skip
+        left = 100 * many.first_actions.mean(0)
+        axes.plot(np.arange(1, 301), left, color=colour, label=name, lw=1.2)
+    axes.axhline(5, color="black", lw=1, ls=":", label="5 %: exploring alone")
+    axes.set(xlabel="episode", ylabel="left in A, %", ylim=(0, 100), xlim=(0, 300))
+    axes.legend()
+    return figure
+
+
 def switched() -> Figure:
     figure, (axes,) = panels(1, 1, width=6.5, height=2.6)
     p = np.linspace(0.02, 0.98, 400)
@@ -264,6 +280,7 @@ DRAWINGS = {
     "walk": walk,
     "qtable": qtable,
     "cliff": cliff,
+    "bias": bias,
     "switched": switched,
     "testbed": testbed,
 }
