@@ -146,6 +146,8 @@ class GridWorld(MDPEnv):
         render_mode: str | None = None,
     ) -> None:
         self.cells = map_text.strip().splitlines()
+        self.cells_text = "".join(self.cells)
+        """The sign of each state."""
         self.height, self.width = len(self.cells), len(self.cells[0])
         mdp = grid_mdp(
             self.cells, moves=moves, wind=wind, step_reward=step_reward, goal_reward=goal_reward,

@@ -102,7 +102,9 @@ HEAVY = ("torch", "torchaudio", "transformers", "librosa", "optuna", "matplotlib
 HEAVY += ("sklearn", "pandas", "soundfile", "PIL")
 
 
-@pytest.mark.parametrize("name", ["cli", "convert", "finetune", "search", "predict"])
+@pytest.mark.parametrize(
+    "name", ["cli", "convert", "finetune", "search", "predict", "play", "gridworld"]
+)
 def test_a_script_is_imported_without_heavy_packages(name):
     code = f"import sys, scripts.{name}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
     done = subprocess.run(

@@ -109,13 +109,13 @@ def test_figure_6_5_maximisation_bias() -> None:
 
 
 def test_example_6_5_the_windy_grid() -> None:
-    """SARSA, epsilon .1, step size .5: after 8,000 steps about 170 episodes, 17 steps each."""
-    episodes = []
+    """SARSA, epsilon .1, step size .5: some 170 episodes in the first 8,000 steps, and 17 steps an
+    episode late; the best is 15."""
+    lengths = []
     for seed in range(10):
         agent = Control(4, update="sarsa", step_size=0.5, seed=seed,
                         policy=EpsilonGreedy(0.1, unvisited="initial"))  # fmt: skip
-        found = run(agent, windy_grid(), episodes=170)
-        episodes.append(found.lengths)
-    lengths = np.array(episodes)
-    assert lengths.sum(1).mean() == pytest.approx(8000, rel=0.25)
-    assert lengths[:, -40:].mean() == pytest.approx(17.5, abs=3.5)
+        lengths.append(run(agent, windy_grid(), episodes=300).lengths)
+    within = [(each.cumsum() <= 8000).sum() for each in lengths]
+    assert np.mean(within) == pytest.approx(170, rel=0.15)
+    assert np.median(np.array(lengths)[:, -100:]) == pytest.approx(17, abs=2)
