@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import agents, conversion, training
+from benchmarks import agents, conversion, reinforcement, textbook, training
 
 
 def main() -> int:
@@ -12,6 +12,8 @@ def main() -> int:
     conversion.main()
     training.main()
     agents.main()
+    reinforcement.main()
+    textbook.main()
     return 0
 
 
