@@ -51,8 +51,8 @@ def rows_of_table(text: str) -> list[list[str]]:
 
 
 @cache
-def defined(path: Path) -> frozenset[str]:
-    """Return what a module defines: functions, classes, their members, constants."""
+def held(path: Path) -> frozenset[str]:
+    """Return what a module holds: functions, classes, their members, constants, what it imports."""
     names: set[str] = set()
 
     def visit(body: list[ast.stmt], prefix: str) -> None:
@@ -61,6 +61,8 @@ def defined(path: Path) -> frozenset[str]:
                 names.add(prefix + node.name)
                 if isinstance(node, ast.ClassDef):
                     visit(node.body, f"{node.name}.")
+            elif isinstance(node, ast.ImportFrom):  # whoever reads the module is led on from there
+                names.update(alias.asname or alias.name for alias in node.names)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.add(prefix + node.target.id)
             elif isinstance(node, ast.Assign):
@@ -97,7 +99,7 @@ def test_every_idea_leads_to_code_and_to_a_test_that_exist(path):
             assert cell.count("`") == 2 * len(found), f"{idea}: {cell!r} is written otherwise"
             for file, name in found:
                 assert (ROOT / file).is_file(), f"{idea}: there is no {file}"
-                assert not name or name in defined(ROOT / file), f"{idea}: {file} has no {name}"
+                assert not name or name in held(ROOT / file), f"{idea}: {file} has no {name}"
 
 
 @each_document
