@@ -99,9 +99,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def read_durations(
-    clips: Sequence[Clip], *, workers: int
-) -> list[float | None]:
+def read_durations(clips: Sequence[Clip], *, workers: int) -> list[float | None]:
     """Return the length of each clip in seconds, or None where it cannot be read; a clip that is a
     piece of a file has the length of the piece."""
     paths = list({clip.path for clip in clips if clip.duration_s is None})
@@ -180,8 +178,13 @@ def convert_clips(
     total = Outcome()
     n_done = 0
 
+    threads = threading.local()  # a worker holds filters that only one thread may use
+
     def work(some: Sequence[int]) -> Outcome:
-        return _Worker(clips, settings, cut, maker, sink).convert(some)
+        if not hasattr(threads, "worker"):
+            threads.worker = _Worker(clips, settings, cut, maker, sink)
+        outcome: Outcome = threads.worker.convert(some)
+        return outcome
 
     windows = cut.longer == "windows"
     shares = _shares(clips, rows, settings, windows=windows)
@@ -219,7 +222,7 @@ def _clips_at_once(settings: SpectrogramSettings) -> int:
 
 
 class _Worker:
-    """What one thread does with one share of the clips."""
+    """What one thread does with shares of the clips."""
 
     def __init__(
         self,

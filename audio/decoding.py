@@ -151,8 +151,8 @@ def _to_mono(samples: NDArray[Any]) -> Waveform:
     scale = np.float32(2.0**-15 if samples.dtype.kind == "i" else 1.0)
     channels = samples.shape[1]
     if channels == 1:
-        return np.multiply(samples[:, 0], scale, dtype=np.float32)
-    mono = samples[:, 0].astype(np.float32)
+        return np.asarray(np.multiply(samples[:, 0], scale, dtype=np.float32))
+    mono: Waveform = samples[:, 0].astype(np.float32)
     for channel in range(1, channels):  # numpy's mean over a short axis takes 10 times as long
         mono += samples[:, channel]
     mono *= scale / np.float32(channels)

@@ -30,10 +30,10 @@ def write_atomically(path: Path | str, data: bytes) -> None:
             write_all(file, data)
         finally:
             os.close(file)
-        os.replace(part, name)
+        os.replace(part, name)  # noqa: PTH105
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(part)
+            Path(part).unlink()
         if error.filename is None:
             error.filename = name
         raise

@@ -107,10 +107,10 @@ def encode_pictures(
     colours: a colour map's name and its `colour_table`.
     """
     low, high = level_ranges(levels)
-    pixels = oriented(_to_pixels_each(levels, low, high), orientation)
+    pixels = oriented(pixels_each(levels, low, high), orientation)
     width = pixels.shape[2]
     fixed = {"melbandit": settings.fingerprint()}
-    more = {} if orientation == "upright" else {"orientation": orientation}
+    more: dict[str, str] = {} if orientation == "upright" else {"orientation": orientation}
     if colours is not None:
         more["colormap"] = colours[0]
         pixels = colours[1][pixels]
@@ -135,8 +135,8 @@ def level_ranges(levels: Level) -> tuple[Level, Level]:
     return low, np.maximum(high, (low.astype(np.float64) + 1e-3).astype(np.float32))
 
 
-def _to_pixels_each(levels: Level, low: Level, high: Level) -> Pixels:
-    """Return `to_pixels` of each level by its own range."""
+def pixels_each(levels: Level, low: Level, high: Level) -> Pixels:
+    """Return `to_pixels` of each of (n, n_mels, n_frames) by its own range."""
     scale = (255 / (high.astype(np.float64) - low)).astype(np.float32)
     scaled = levels - low[:, None, None]
     scaled *= scale[:, None, None]
@@ -234,16 +234,18 @@ def _safe(name: str) -> str:
 def write_metadata(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `metadata.csv` into each split's folder, as the imagefolder layout has it.
 
-    rows: dicts with `path` (relative to root, split first) and `METADATA_COLUMNS[1:]`.
+    rows: dicts with `path` (relative to root, split first, with slashes) and
+    `METADATA_COLUMNS[1:]`.
     """
-    for split in sorted({Path(row["path"]).parts[0] for row in rows}):
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        split, _, name = row["path"].partition("/")
+        parts.setdefault(split, []).append({**row, "file_name": name})
+    for split, some in sorted(parts.items()):
         out = io.StringIO(newline="")
         table = csv.DictWriter(out, METADATA_COLUMNS, extrasaction="ignore")
         table.writeheader()
-        for row in rows:
-            path = Path(row["path"])
-            if path.parts[0] == split:
-                table.writerow({**row, "file_name": path.relative_to(split).as_posix()})
+        table.writerows(some)
         write_atomically(root / split / "metadata.csv", out.getvalue().encode("utf-8"))
 
 

@@ -51,7 +51,9 @@ class NumpyLogMel:
         self.window = analysis_window(settings)
         self.blocks = band_blocks(mel_filter_bank(settings))
 
-    def __call__(self, waveform: NDArray[np.float32], n_valid: NDArray[Any] | None = None) -> Levels:
+    def __call__(
+        self, waveform: NDArray[np.float32], n_valid: NDArray[Any] | None = None
+    ) -> Levels:
         """Return the level of each band and frame, not normalised: as `LogMel.forward`.
 
         waveform: float32 (batch, n_samples), in [-1, 1]. n_valid: int (batch,), samples before the
@@ -92,7 +94,8 @@ class NumpyLogMel:
             n = 1 + (n_valid - s.frame_length) // s.hop_length
         else:
             n = 1 + (n_valid - s.n_fft % 2) // s.hop_length
-        return np.maximum(n - int(s.drop_last_frame), 1).astype(np.int64)
+        n = np.maximum(n - int(s.drop_last_frame), 1)
+        return np.asarray(n, np.int64)
 
     def _limit(self, level: Levels, frames: NDArray[np.int64] | None) -> None:
         """Raise what lies more than top_db below the clip's peak, in place."""
@@ -159,7 +162,7 @@ class NumpyLogMel:
             frames = frames - frames.mean(-1, keepdims=True)
         if s.preemphasis:
             before = np.concatenate([frames[..., :1], frames[..., :-1]], -1)
-            frames = frames - np.float32(s.preemphasis) * before
+            frames = np.subtract(frames, np.float32(s.preemphasis) * before, dtype=np.float32)
         return frames
 
     def _pcen(self, mel: NDArray[np.float32]) -> Levels:

@@ -50,9 +50,7 @@ def encode_png(
         for name, text in notes.items()
     )
     packed = isal_zlib.compress(np.ascontiguousarray(filtered).data, _LEVEL)
-    return b"".join(
-        (_SIGNATURE, _chunk(b"IHDR", header), texts, _chunk(b"IDAT", packed), _END)
-    )
+    return b"".join((_SIGNATURE, _chunk(b"IHDR", header), texts, _chunk(b"IDAT", packed), _END))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -290,8 +290,8 @@ class CutSettings(SettingsGroup):
             )
         if self.trim_db is not None and self.longer == "windows":
             raise SettingsError(
-                f"trim_db={self.trim_db:g} needs a clip whole, and longer=windows streams it; leave "
-                "out one of them."
+                f"trim_db={self.trim_db:g} needs a clip whole, and longer=windows streams it; "
+                "leave out one of them."
             )
 
 

@@ -104,12 +104,14 @@ class LogMel(nn.Module):
         )
         smooth: list[Tensor] = []
         carried = torch.ones_like(energy[..., :1])
-        for block in energy.split(len(fading), -1):
+        for block in torch.split(energy, len(fading), -1):
             n = block.shape[-1]
             smooth.append(block @ weights[:n, :n] + carried * fading[:n])
             carried = smooth[-1][..., -1:]
         gain = torch.exp(-s.pcen_gain * torch.log(PCEN_EPS + torch.cat(smooth, -1)))
-        return (energy * gain + s.pcen_bias).pow(s.pcen_power) - s.pcen_bias**s.pcen_power
+        level: Tensor = (energy * gain + s.pcen_bias).pow(s.pcen_power)
+        offset: float = s.pcen_bias**s.pcen_power
+        return level - offset
 
     def _power(self, waveform: Tensor) -> Tensor:
         """Return |STFT| ** power, float32 (batch, n_frames, n_fft // 2 + 1)."""

@@ -190,9 +190,7 @@ def stream_windows(
         yield end - len(tail), tail.copy()
 
 
-def resampled_blocks(
-    blocks: Iterator[Waveform], from_hz: int, to_hz: int
-) -> Iterator[Waveform]:
+def resampled_blocks(blocks: Iterator[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
     import soxr
 
     converter = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")

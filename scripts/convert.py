@@ -251,7 +251,7 @@ def _write_pictures(
     there: set[str] = set()
     for part in {path.parent for path in paths}:
         (folder.path / part).mkdir(parents=True, exist_ok=True)
-        there |= {f"{part}/{name}" for name in os.listdir(folder.path / part)}
+        there |= {f"{part}/{entry.name}" for entry in os.scandir(folder.path / part)}
     names = [str(path) for path in paths]
     todo = [i for i, name in enumerate(names) if name not in there]
     sink = PictureFolder(folder.path, paths, settings, command.colormap, command.orientation)
@@ -276,6 +276,8 @@ def _write_shards(
     """
     from audio.shards import ShardFolder
 
+    assert command.format != "png"
+
     index = [_row(manifest, i, "") for i in range(len(manifest))]
     splits = [str(clip.split) for clip in manifest.clips]
     with ShardFolder(folder.path, splits, index, settings, dtype=command.format) as sink:
@@ -294,11 +296,12 @@ def _write_index(
     coloured: bool,
 ) -> None:
     """Write metadata.csv, the contact sheet and the report page."""
-    import io
+    import numpy as np
 
     from audio.files import write_atomically
     from audio.images import contact_sheet, read_picture, write_metadata
     from audio.page import write_report
+    from audio.png import encode_png, filtered_rows
     from audio.report import corpus_table, headline, settings_table, spectrogram_gallery
 
     write_metadata(folder.path, rows)
@@ -311,9 +314,9 @@ def _write_index(
             count[row["label"]] += 1
             pixels = read_picture(folder.path / row["path"]).pixels
             shown.append((row["label"], row["source"], pixels))
-    sheet = io.BytesIO()
-    contact_sheet([(label, pixels[::-1]) for label, _, pixels in shown]).save(sheet, "PNG")
-    write_atomically(folder.path / "contact_sheet.png", sheet.getvalue())
+    sheet = np.asarray(contact_sheet([(label, pixels[::-1]) for label, _, pixels in shown]))
+    png = encode_png(filtered_rows(sheet[None])[0], sheet.shape[1], coloured=True, notes={})
+    write_atomically(folder.path / "contact_sheet.png", png)
     made = {row["source"] for row in rows}
     used = [clip for clip in manifest.clips if manifest.relative(clip.path) in made]
     write_report(

@@ -127,9 +127,7 @@ def test_blocks_of_frames_join_up_whatever_their_number(n, clips, hop):
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
-@pytest.mark.parametrize(
-    "values", [{}, {"pcen_gain": 0.7, "pcen_bias": 10.0, "pcen_power": 0.25}]
-)
+@pytest.mark.parametrize("values", [{}, {"pcen_gain": 0.7, "pcen_bias": 10.0, "pcen_power": 0.25}])
 @pytest.mark.parametrize("time_constant_s", [0.03, 0.4, 3.0])
 def test_pcen_is_librosas(power, values, time_constant_s):
     settings = SpectrogramSettings(
