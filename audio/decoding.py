@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 Waveform = NDArray[np.float32]
 
+# FFmpeg's names of containers whose header has a length; of others it guesses from the bit rate
+_TELL_LENGTH = ("matroska,webm", "caf")
+
 _BLOCK_S = 10  # seconds held at once of a recording that is streamed
 
 # libsndfile's log of a header that tells of more bytes than the file has: "data : 32000 (should be
 # 18000)". Writers to a pipe put a size that none can have: that is no lie, they did not know.
-_LIE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
+_LIE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
 _UNKNOWN_SIZE = 0x7FFF_0000
+
+_HIGHEST_HZ = 768_000  # a header that tells of more is damaged
 
 
 class ClipError(UserError):
@@ -73,6 +78,7 @@ def read_sound(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
     plain = read_plain_wav(path)
     if plain is not None:
         samples, rate = plain
+        _check_rate(path, rate)
         if start_s or duration_s is not None:
             start = _start(path, start_s, rate, len(samples))
             n = len(samples) if duration_s is None else max(1, round(duration_s * rate))
@@ -85,6 +91,7 @@ def read_sound(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
         return _read_soundfile(path, start_s, duration_s)
     except (soundfile.LibsndfileError, RuntimeError) as first:
         why = _reason(first)
+        _check_rate(path, _told_rate(path))
     try:
         return _read_av(path, start_s, duration_s)
     except ImportError:
@@ -103,6 +110,22 @@ def _refuse(path: Path) -> None:
         raise ClipError(path, "is a folder.")
     if path.stat().st_size == 0:
         raise ClipError(path, "the file is empty.")
+
+
+def _check_rate(path: Path, rate: int | None) -> None:
+    if rate is not None and not 0 < rate <= _HIGHEST_HZ:
+        raise ClipError(path, f"its header tells of a sample rate of {rate} Hz; it is damaged.")
+
+
+def _told_rate(path: Path) -> int | None:
+    """Return the rate in a wav's header, which libsndfile refuses without a word where it is 0."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(28)
+    except OSError:
+        return None
+    is_wav = len(head) == 28 and head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt "
+    return int.from_bytes(head[24:28], "little") if is_wav else None
 
 
 def _reason(error: Exception) -> str:
@@ -128,6 +151,31 @@ def _start(path: Path, start_s: float, rate: int, n: int) -> int:
     if start and start >= n:
         raise ClipError(path, f"start_s={start_s:g} is past its end at {n / rate:.3f} s.")
     return start
+
+
+def _check_length(path: Path, told_s: float | None, n: int, rate: int) -> None:
+    """Refuse a file that gave much less than its header tells of."""
+    # encoders pad by up to 2112 samples and round up to blocks of 1024, which some headers count
+    if told_s is not None and n < 0.95 * told_s * rate - 3200:
+        raise _cut_off(path, told_s, n / rate)
+
+
+def _check_caf(path: Path) -> None:
+    """Refuse a caf whose data chunk tells of more than is there: FFmpeg would not say so."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        while head[:4] == b"caff" and len(chunk := file.read(12)) == 12:
+            size = int.from_bytes(chunk[4:], "big", signed=True)  # -1: to the end of the file
+            left = path.stat().st_size - file.tell()
+            if chunk[:4] == b"data" and size > left:
+                raise ClipError(
+                    path,
+                    f"cut off: its header tells of {size} bytes of sound, {left} are there. Get it "
+                    "whole.",
+                )
+            if size < 0:
+                return
+            file.seek(size, 1)
 
 
 def _cut_off(path: Path, told_s: float, there_s: float) -> ClipError:
@@ -172,6 +220,7 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Sou
 
     with soundfile.SoundFile(path) as file:
         rate = file.samplerate
+        _check_rate(path, rate)
         start = _start(path, start_s, rate, file.frames)
         if start:
             file.seek(start)
@@ -221,8 +270,8 @@ def _read_av(path: Path, start_s: float, duration_s: float | None) -> Sound:
     if not n:
         raise ClipError(path, "no samples in it.")
     _start(path, start_s, rate, n)
-    if duration_s is None and told_s is not None and n / rate < 0.95 * told_s - 0.3:
-        raise _cut_off(path, told_s, n / rate)  # beyond what encoders pad
+    if duration_s is None:
+        _check_length(path, told_s, n, rate)
     samples = np.concatenate(kept, axis=1).T
     if duration_s is not None:
         samples = samples[: int(until) - start]
@@ -235,6 +284,7 @@ def _av_pieces(path: Path) -> tuple[int, float | None, Iterator[NDArray[np.float
     piece, float32 (channels, n)."""
     import av
 
+    _check_caf(path)
     av.logging.set_level(av.logging.PANIC)  # what is wrong is told by errors, in a line each
     container = av.open(str(path))
     try:
@@ -242,11 +292,12 @@ def _av_pieces(path: Path) -> tuple[int, float | None, Iterator[NDArray[np.float
             raise ClipError(path, "there is no sound in it.")
         stream = container.streams.audio[0]
         rate = int(stream.rate or 0)
-        if rate <= 0:
-            raise ClipError(path, f"its sample rate is {rate} Hz.")
+        _check_rate(path, rate)
         told_s = None
         if stream.duration is not None and stream.time_base is not None:
             told_s = float(stream.duration * stream.time_base)
+        elif container.duration is not None and container.format.name in _TELL_LENGTH:
+            told_s = container.duration / 1e6
     except BaseException:
         container.close()
         raise
@@ -294,8 +345,10 @@ def sound_blocks(path: Path) -> tuple[int, Iterator[Waveform]]:
         file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError) as first:
         why = _reason(first)
+        _check_rate(path, _told_rate(path))
     else:
         try:
+            _check_rate(path, file.samplerate)
             _check_header(file, path, None)
         except ClipError:
             file.close()
@@ -357,5 +410,4 @@ def _av_blocks(
         _check(samples, path)
         n += n_held
         yield _to_mono(samples)
-    if told_s is not None and n / rate < 0.95 * told_s - 0.3:
-        raise _cut_off(path, told_s, n / rate)
+    _check_length(path, told_s, n, rate)
