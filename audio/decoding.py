@@ -210,22 +210,37 @@ def _to_mono(samples: NDArray[Any]) -> Waveform:
 # libsndfile
 
 
+def _opened(path: Path) -> soundfile.SoundFile:
+    """Open a file to be read from start to end.
+
+    python-soundfile seeks to where it is after each read, at which libsndfile's mp3 decoder loses
+    the bits that frames lend one another: the first 400 samples after it come out wrong. It does
+    not where it believes that it cannot seek.
+    """
+    import soundfile
+
+    file = soundfile.SoundFile(path)
+    file.seekable = lambda: False
+    return file
+
+
 def _sound_dtype(file: soundfile.SoundFile) -> str:
     # 16-bit files are read as integers: half the time of libsndfile's own conversion
     return "int16" if file.subtype == "PCM_16" else "float32"
 
 
 def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Sound:
-    import soundfile
-
-    with soundfile.SoundFile(path) as file:
+    with _opened(path) as file:
         rate = file.samplerate
         _check_rate(path, rate)
         start = _start(path, start_s, rate, file.frames)
-        if start:
+        if start and file.subtype.startswith("MPEG"):
+            file.read(start, dtype="float32")  # seeking in an mp3 is off by up to a frame or more
+        elif start:
             file.seek(start)
-        n = -1 if duration_s is None else max(1, round(duration_s * rate))
-        note = _check_header(file, path, None if duration_s is None else start + n)
+        wanted = math.inf if duration_s is None else max(1, round(duration_s * rate))
+        n = int(min(file.frames - start, wanted))
+        note = _check_header(file, path, None if duration_s is None else start + int(wanted))
         samples = file.read(n, dtype=_sound_dtype(file), always_2d=True)
         told = file.frames
     if duration_s is None and len(samples) < told - start - rate // 10:
@@ -247,7 +262,9 @@ def _check_header(file: soundfile.SoundFile, path: Path, until: int | None) -> s
         if cut:
             seconds = file.frames / file.samplerate
             raise _cut_off(path, seconds * told / max(there, 1), seconds)
-    if "without an End-Of-Stream flag" in log and file.frames:
+    if ("without an End-Of-Stream flag" in log or "lacks an end-of-stream bit" in log) and (
+        file.frames
+    ):
         return "its Ogg stream has no end mark: the file may be cut off."
     return None
 
@@ -305,9 +322,18 @@ def _av_pieces(path: Path) -> tuple[int, float | None, Iterator[NDArray[np.float
     def pieces() -> Iterator[NDArray[np.float32]]:
         with container:
             to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            for frame in container.decode(stream):
-                for piece in to_float.resample(frame):
-                    yield piece.to_ndarray()
+            n = 0
+            try:
+                for frame in container.decode(stream):
+                    for piece in to_float.resample(frame):
+                        n += piece.samples
+                        yield piece.to_ndarray()
+            except av.FFmpegError as error:
+                if not n:
+                    raise
+                raise ClipError(
+                    path, f"damaged or cut off after {n / rate:.3f} s (FFmpeg: {error.strerror})."
+                ) from None
 
     return rate, told_s, pieces()
 
@@ -342,7 +368,7 @@ def sound_blocks(path: Path) -> tuple[int, Iterator[Waveform]]:
 
     _refuse(path)
     try:
-        file = soundfile.SoundFile(path)
+        file = _opened(path)
     except (soundfile.LibsndfileError, RuntimeError) as first:
         why = _reason(first)
         _check_rate(path, _told_rate(path))
@@ -371,7 +397,13 @@ def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Wavefor
         dtype = _sound_dtype(file)
         n = 0
         while True:
-            samples = file.read(size, dtype=dtype, always_2d=True)
+            try:
+                samples = file.read(size, dtype=dtype, always_2d=True)
+            except RuntimeError as error:
+                at = n / file.samplerate
+                raise ClipError(
+                    path, f"damaged or cut off after {at:.3f} s (libsndfile: {_reason(error)})."
+                ) from None
             if len(samples):
                 _check(samples, path)
                 yield _to_mono(samples)
