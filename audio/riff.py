@@ -23,9 +23,10 @@ def read_plain_wav(path: Path) -> tuple[NDArray[np.int16], int] | None:
     except OSError:
         return None
     try:
-        if not 44 <= os.fstat(fd).st_size <= _MOST_BYTES:
+        size = os.fstat(fd).st_size
+        if not 44 <= size <= _MOST_BYTES:
             return None
-        data = os.read(fd, _MOST_BYTES)
+        data = os.read(fd, size)
     except OSError:
         return None
     finally:
