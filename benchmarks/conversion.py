@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,7 +304,8 @@ def parts(task: Task) -> dict[str, Work]:
 
 def _peak(name: str, task: Task) -> float:
     CONTENDERS[name][0](task)()
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    threads = Path("/proc/self/task").glob("*/children")
+    children = [pid for thread in threads for pid in thread.read_text().split()]
     return sum(_high_water_mb(pid) for pid in ("self", *children))
 
 
@@ -318,8 +320,8 @@ def _high_water_mb(pid: str) -> float:
 def peak_memory_mb(name: str, task: Task) -> float:
     """Return the peak of a contender in a fresh process and its children, libraries included, in
     MB."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (name, task))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak, name, task).result()
 
 
 def command_seconds(clips: Path, out: Path, *more: str) -> float:
