@@ -78,7 +78,7 @@ def _trial(values: dict[str, Any], seed: int) -> tuple[float, float]:
     """Return the score of a trial, and the seconds of a core that it took."""
     assert _worker is not None
     before = time.process_time()
-    score = _worker(values, seed, lambda: False).score
+    score = _worker(values, seed, lambda: False, lambda _: False).score
     return score, time.process_time() - before
 
 
@@ -126,7 +126,7 @@ def _children_s() -> float:
 
 def contest(*, train_clips: int | None, epochs: int, rounds: int, workers: int = 2) -> None:
     """Print trials per hour: in each round as many trials as there are workers, both ways."""
-    from rl.space import QUICK
+    from rl.spaces import QUICK
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -23,7 +23,8 @@ from rl.environments import (
 from rl.knob_env import KnobEnv
 from rl.mdp import random_mdp
 from rl.planning import evaluate, value_iteration
-from rl.space import DEFAULT, QUICK, Knob, SearchSpace
+from rl.space import Knob, SearchSpace
+from rl.spaces import DEFAULT, QUICK
 from rl.tictactoe import (
     LINES,
     TicTacToe,
