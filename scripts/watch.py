@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rl.budget import SearchSettings
     from rl.insight import Best, Insight
 
-POLL_S = 1.0
+POLL_S = 2.0
 MOST_REDONE = 30
 """Points of the best so far that are worked out anew at one look."""
 
@@ -130,7 +130,7 @@ def watching(
 
     console = console or Console(stderr=True)
     watcher = Watcher(path, budget)
-    with Live(console=console, get_renderable=watcher.view, refresh_per_second=2) as live:
+    with Live(console=console, get_renderable=watcher.view, refresh_per_second=1) as live:
         watcher.start()
         try:
             yield lambda _: watcher.look()
