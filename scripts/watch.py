@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.watch_view import Snapshot, view
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from rl.budget import SearchSettings
     from rl.insight import Best, Insight
+    from rl.studies import Place
 
 POLL_S = 2.0
 MOST_REDONE = 30
@@ -30,12 +30,12 @@ class Watcher:
     """Reads a search's study again and again, in a thread of its own.
 
     Args:
-        path: the study's SQLite file; it need not be there yet.
+        place: where the search is kept; it need not be there yet.
         budget: of the search.
     """
 
-    def __init__(self, path: Path, budget: SearchSettings) -> None:
-        self.path = path
+    def __init__(self, place: Place, budget: SearchSettings) -> None:
+        self.place = place
         self.budget = budget
         self.snapshot: Snapshot | None = None
         self.trouble = ""
@@ -77,23 +77,25 @@ class Watcher:
         """Take a snapshot of the study."""
         from rl.insight import Insight
         from rl.records import open_study, read_study
-        from rl.workers import is_killed, spent_s
+        from rl.studies import is_killed, live_trials, spent_s, training_s
 
         if self._studies is None or self._studies[1] is None:
-            if not self.path.exists():
+            if not self.place.is_shared and not self.place.path.exists():
                 return
-            self._studies = open_study(str(self.path))
+            name = f"{self.place.name}/trials" if self.place.is_shared else "trials"
+            self._studies = open_study(self.place.storage, name)
         study, finals = self._studies
         insight = Insight(read_study(study, finals))
         self._learn(insight)
         assert self._insight is not None
+        trials = live_trials(study)
         in_finals = finals.get_trials(deepcopy=False) if finals else []
         live = [t for t in in_finals if not is_killed(t)]
         self.snapshot = Snapshot(
             self._insight.at(insight.study),
             tuple(self._path[count] for count in sorted(self._path)),
             self.budget,
-            spent_s([t for t in study.get_trials(deepcopy=False) if not is_killed(t)]),
+            (spent_s(trials), training_s(trials)),
             (sum(t.state.is_finished() for t in live), len(live)),
         )
         self.trouble = ""
@@ -122,14 +124,14 @@ class Watcher:
 
 @contextmanager
 def watching(
-    path: Path, budget: SearchSettings, *, console: Console | None = None
+    place: Place, budget: SearchSettings, *, console: Console | None = None
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Draw the search in `path` while the body runs; gives what to call after each training."""
+    """Draw the search in `place` while the body runs; gives what to call after each training."""
     from rich.console import Console
     from rich.live import Live
 
     console = console or Console(stderr=True)
-    watcher = Watcher(path, budget)
+    watcher = Watcher(place, budget)
     with Live(console=console, get_renderable=watcher.view, refresh_per_second=1) as live:
         watcher.start()
         try:

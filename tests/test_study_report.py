@@ -221,14 +221,18 @@ def test_a_storage_url_with_a_study_s_name(
 class Waiting:
     """Trains until told to go on, from the fourth trial on."""
 
+    epochs = 2
+
     def __init__(self) -> None:
         self.n = 0
         self.go = threading.Event()
 
-    def __call__(self, values, seed, stop):
+    def __call__(self, values, seed, stop, report):
         self.n += 1
         if self.n == 4:
             assert self.go.wait(60)
+        report(0.1)
+        report(additive(values))
         return TrialResult(additive(values), 1.0, [0.1, additive(values)])
 
 
