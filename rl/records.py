@@ -267,9 +267,7 @@ def study_of_results(results: Mapping[str, Any], space: SearchSpace) -> StudyRec
                 score=score,
                 foretold=score,
                 seconds=_finite(row.get("seconds")),
-                curve=tuple(
-                    (float(i), v) for i, v in enumerate(curve, 1) if _finite(v) is not None
-                ),
+                curve=tuple((at, v) for at, v in curve if v is not None),
                 is_default=bool(row.get("default")),
                 error=str(row.get("error", "")).strip(),
             )
