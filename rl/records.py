@@ -189,7 +189,7 @@ def _chosen(names: Sequence[str], name: str | None) -> str | None:
     if len(names) == 1 or "trials" in names:
         return "trials" if "trials" in names else names[0]
     searches = [n for n in names if n.endswith("/trials")]
-    others = [n for n in names if not n.endswith(("/trials", "/finals"))]
+    others = [n for n in names if searches and not n.startswith(searches[0].removesuffix("trials"))]
     return searches[0] if len(searches) == 1 and not others else None
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from audio import report
+from audio import fold_report, report
 from audio.images import read_picture
 from audio.page import Section, write_report
 from audio.plots import percent
 from audio.settings import Settings
+
+_LEAKY = (
+    "Leakage was allowed: groups or sounds are on two sides of the split, and these figures are "
+    "too good."
+)
 
 
 def write_model_page(
@@ -27,12 +32,42 @@ def model_headline(results: dict[str, Any]) -> Section:
     split = "test" if "test" in results else "validation"
     scores = results[split]
     accuracy = scores["accuracy"]
+    leaky = f" {_LEAKY}" if results.get("leakage") else ""
     return report.headline(
         f"{percent(accuracy['value'])} of {scores['n']} {split} clips right",
         f"95 % interval {percent(accuracy['low'])} to {percent(accuracy['high'])} over "
         f"{scores['interval_over']}; macro-F1 {scores['macro_f1']['value']:.3f}; "
-        f"{len(results['labels'])} classes; {results['parameters']:,} parameters.",
+        f"{len(results['labels'])} classes; {results['parameters']:,} parameters.{leaky}",
     )
+
+
+def write_folds_page(
+    folder: Path, results: dict[str, Any], record: dict[str, Any], *, path: Path | None = None
+) -> None:
+    """Write the page of a cross-validation; path: None is report.html in its folder."""
+    accuracy, pooled = results["scores"]["accuracy"], results["pooled"]
+    macro_f1 = pooled["macro_f1"]
+    leaky = f" {_LEAKY}" if results.get("leakage") else ""
+    sections = [
+        report.headline(
+            f"{percent(accuracy['mean'])} of the clips right, mean over "
+            f"{len(results['folds'])} folds",
+            f"± {percent(accuracy['deviation'])} from fold to fold, {percent(accuracy['least'])} "
+            f"to {percent(accuracy['most'])}; all {pooled['n']} predictions pooled: macro-F1 "
+            f"{macro_f1['value']:.3f} (95 % interval {macro_f1['low']:.3f} to "
+            f"{macro_f1['high']:.3f} over {pooled['interval_over']}).{leaky}",
+        ),
+        fold_report.folds_table(results["folds"], results["scores"]),
+        report.metrics_table(
+            {"split": "pooled out-of-fold"} | pooled, title="All folds' predictions together"
+        ),
+        report.confusion_heatmap(pooled["confusion"], title="What is taken for what (all folds)"),
+    ]
+    if results["mistakes"]:
+        sections.append(report.worst_mistakes(results["mistakes"]))
+    sections.append(report.corpus_table(results["corpus"]))
+    sections += closing_sections(results["settings"], record)
+    write_report(path or folder / "report.html", title="A cross-validation", sections=sections)
 
 
 def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:

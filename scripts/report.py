@@ -68,12 +68,14 @@ def report(command: Report) -> int:
 
 
 def _report_model(command: Report, folder: Path, record: dict[str, Any]) -> int:
-    from scripts.pages import write_model_page
+    from scripts.pages import write_folds_page, write_model_page
 
     if not (folder / "results.json").exists():
         raise UserError(f"{folder}: not finished; give its command again first.")
     path = _free(command, folder / "report.html")
-    write_model_page(folder, read_json(folder / "results.json"), record, path=path)
+    results = read_json(folder / "results.json")
+    write = write_folds_page if "folds" in results else write_model_page
+    write(folder, results, record, path=path)
     print_result({"report": str(path)})
     return DONE
 

@@ -22,6 +22,7 @@ from audio.settings import (
     SettingsError,
     SpectrogramSettings,
     TrainingSettings,
+    fingerprint,
 )
 from data.corpus import CorpusSettings, open_corpus
 from rl.budget import SearchSettings
@@ -32,6 +33,8 @@ from scripts.spaces import space_for
 from scripts.tables import finals_text, scores_text
 
 if TYPE_CHECKING:
+    from audio.clips import Manifest
+    from rl.cluster import Nodes
     from rl.search import SearchResult
     from rl.space import SearchSpace
     from rl.studies import Place
@@ -49,7 +52,8 @@ class Search:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the study, the winner and the report."""
     space: str = "default"
@@ -63,8 +67,6 @@ class Search:
     """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
     preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
     """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
-    watch: bool = False
-    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
     like: tuple[str, ...] = ()
     """Start from what earlier searches found: their folders, study.db files, or STORAGE#NAME."""
     storage: str | None = None
@@ -72,6 +74,16 @@ class Search:
     grpc://host:port) and run the same command on each; by default it is OUT/study.db."""
     study: str | None = None
     """Name of the study in a shared storage; by default that of the folder OUT."""
+    watch: bool = False
+    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
+    ray: str | None = None
+    """Train on a Ray cluster at this address, as ray.init takes it (host:port, ray://host:port,
+    auto, local); --workers is then their number, 0 as many as it has processors for. Needs
+    --storage."""
+    ray_cpus: float = 1
+    """Processors of the cluster that each worker takes."""
+    ray_gpus: float = 0
+    """GPUs of the cluster that each worker takes; 0.25 lets four share one."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     search: SearchSettings = SearchSettings()
@@ -94,6 +106,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
         raise SettingsError(
             "--overwrite does not reach a shared storage; give another --study to start over."
         )
+    _check_nodes(command)
     argv = [re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", part) for part in argv]  # no passwords
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, dropped = space_for(command.space, settings)
@@ -146,7 +159,10 @@ def _search(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=store,
         workers=2,
+        allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
     folder.write_failures(clips.failures)
     say(clips.manifest.describe())
     say(f"{len(space.knobs)} knobs, {space.size():,} settings; agent {budget.agent}")
@@ -172,6 +188,8 @@ def _search(
             default=default,
             earlier=[read_earlier(where) for where in command.like],
             trial_values={"epochs": budget.trial_epochs} if fewer else {},
+            grounds=_grounds(command, settings, clips.manifest),
+            nodes=nodes_of(command),
             on_trial=on_trial,
         )
     best = settings_of(settings, found.best.values)
@@ -212,6 +230,37 @@ def _told(command: Search) -> Iterator[Any]:
         return
     with progress("search", "trials") as draw:
         yield _shown(command.search, draw)
+
+
+def nodes_of(command: Search) -> Nodes | None:
+    """Return where on a Ray cluster the workers run; None without one."""
+    if command.ray is None:
+        return None
+    from rl.cluster import Nodes
+
+    return Nodes(command.ray, command.ray_cpus, command.ray_gpus)
+
+
+def _check_nodes(command: Search) -> None:
+    """Refuse a cluster's options that cannot be, before any clip is decoded."""
+    if not command.ray_cpus > 0:
+        raise SettingsError(f"ray_cpus={command.ray_cpus} must be above 0; raise it.")
+    if not command.ray_gpus >= 0:
+        raise SettingsError(f"ray_gpus={command.ray_gpus} must not be below 0; raise it.")
+    if (nodes := nodes_of(command)) is not None:
+        nodes.check(str(place_of(command)))
+
+
+def _grounds(command: Search, settings: Settings, manifest: Manifest) -> dict[str, Any]:
+    """Return what all machines on one study must agree in: the clips, by their place below the
+    corpus's folder, the settings that no agent chooses, and the reward."""
+    clips = [
+        [str(manifest.relative(c.path)), c.start_s, c.duration_s, c.label, c.group, c.split]
+        for c in manifest.clips
+    ]
+    kept = settings.with_values({"device": "auto", "threads": 0}).to_json()  # each machine's own
+    made = {"corpus": fingerprint(clips), "settings": fingerprint(kept), "reward": command.reward}
+    return made if command.storage else {}
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:
