@@ -110,7 +110,8 @@ class Insight:
 
     @cached_property
     def model(self) -> RewardModel:
-        """The reward model of all trials, larger being better."""
+        """The reward model of this study's trials alone, whatever the agent started from; larger
+        is better."""
         return RewardModel(self.space, self.codes, (self.sign * self.scores).tolist())
 
     @cached_property

@@ -9,7 +9,7 @@ Nothing is written, and no lock is taken, so a running search can be looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,8 +26,7 @@ from rl.fidelity import KILLED, Forecast
 from rl.foreign import space_of
 from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
-from rl.studies import SearchError
-from rl.studies import open_storage as shared_storage
+from rl.studies import open_storage as open_address
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 STATES: Mapping[TrialState, State] = {
@@ -105,69 +104,93 @@ class StudyRecord:
 
 
 def open_storage(where: str) -> BaseStorage:
-    """Return the storage behind a file or a URL, to be read from.
+    """Return the storage behind a file or an address, to be read from.
 
-    where: an SQLite file (opened read-only), a journal file, or a storage URL as Optuna takes it.
+    where: an SQLite file (opened read-only), a journal file, or an address as `rl.studies` has it.
 
     Raises:
         RecordError: there is none, or it holds no studies.
+        rl.studies.SearchError: it cannot be reached, or a package for it is missing.
     """
+    if "://" in where and not where.startswith("sqlite:///"):
+        return open_address(where)
+    path = Path(where.removeprefix("sqlite:///"))
+    if not path.is_file():
+        raise RecordError(
+            f"{path}: no such file; give a search's folder, its study.db, or a storage's address."
+        )
+    with path.open("rb") as file:
+        start = file.read(16)
     try:
-        if "://" in where and not where.startswith("sqlite:///"):
-            return shared_storage(where)
-        path = Path(where.removeprefix("sqlite:///"))
-        if not path.is_file():
-            raise RecordError(f"{path}: no such file; give a search's folder, its study.db, or a "
-                              "storage URL.")  # fmt: skip
-        with path.open("rb") as file:
-            start = file.read(16)
         if start == b"SQLite format 3\0":
             # the system itself then holds us to reading
             uri = f"sqlite:///file:{quote(str(path.resolve()))}?mode=ro&uri=true"
             wait = {"connect_args": {"timeout": 60}}
             return optuna.storages.RDBStorage(uri, engine_kwargs=wait)
         if start.startswith(b"{"):
-            backend = JournalFileBackend(str(path))
-            return JournalStorage(backend)
-        raise RecordError(f"{path}: neither an SQLite file nor an Optuna journal.")
-    except (OSError, RecordError):
-        raise
-    except SearchError as error:
-        raise RecordError(str(error)) from None
+            return JournalStorage(JournalFileBackend(str(path)))
     except Exception as error:  # whatever the database's driver raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise RecordError(f"{where}: cannot be read as an Optuna storage: {reason}") from error
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise RecordError(f"{path}: cannot be read as an Optuna storage: {reason}") from error
+    raise RecordError(f"{path}: neither an SQLite file nor an Optuna journal.")
+
+
+def without_password(where: object) -> str:
+    """Return an address for messages.
+
+    >>> without_password("postgresql://me:secret@host/db")
+    'postgresql://host/db'
+    """
+    scheme, found, rest = str(where).partition("://")
+    return f"{scheme}://{rest.rsplit('@', 1)[-1]}" if found else scheme
 
 
 def open_study(where: str | BaseStorage, name: str | None = None) -> tuple[Study, Study | None]:
     """Return the study called `name`, and its finals where it is one of melbandit's and has some.
 
-    name: may be left out where there is a single study, or one called `trials`.
+    where: see `open_storage`; ADDRESS#NAME names the study too.
+    name: of the study, or of the search that it is of. May be left out where there is a single
+        study or search.
 
     Raises:
         RecordError: it is not there, which one is meant is not clear, or it has several objectives.
+        rl.studies.SearchError: the storage cannot be reached.
     """
+    if isinstance(where, str) and "#" in where and not Path(where).exists():
+        where, _, named = where.partition("#")
+        name = name or named
     storage = open_storage(where) if isinstance(where, str) else where
+    shown = without_password(where)
     names = sorted(optuna.study.get_all_study_names(storage))
     if not names:
-        raise RecordError(f"{where}: holds no study.")
+        raise RecordError(f"{shown}: holds no study.")
     listed = ", ".join(names)
-    if name is None:
-        name = names[0] if len(names) == 1 else "trials"
-        if name not in names:
-            raise RecordError(f"{where}: holds {len(names)} studies; name one of them: {listed}.")
-    if name not in names:
-        raise RecordError(f"{where}: holds no study {name!r}; there are: {listed}.")
-    study = optuna.load_study(study_name=name, storage=storage)
+    found = _chosen(names, name)
+    if found is None and name is None:
+        raise RecordError(f"{shown}: holds {len(names)} studies; name one of them: {listed}.")
+    if found is None:
+        raise RecordError(f"{shown}: holds no study {name!r}; there are: {listed}.")
+    study = optuna.load_study(study_name=found, storage=storage)
     if len(study.directions) > 1:
         raise RecordError(
-            f"{where}: study {name} has {len(study.directions)} objectives; a report needs a study "
-            "with one."
+            f"{shown}: study {found} has {len(study.directions)} objectives; a report needs a "
+            "study with one."
         )
-    finals = name.removesuffix("trials") + "finals"
-    if name.endswith("trials") and finals in names:
+    finals = found.removesuffix("trials") + "finals"
+    if found.endswith("trials") and finals in names:
         return study, optuna.load_study(study_name=finals, storage=storage)
     return study, None
+
+
+def _chosen(names: Sequence[str], name: str | None) -> str | None:
+    """Return the study that is meant; None where that is not clear, or it is not there."""
+    if name is not None:
+        return next((n for n in (name, f"{name}/trials") if n in names), None)
+    if len(names) == 1 or "trials" in names:
+        return "trials" if "trials" in names else names[0]
+    searches = [n for n in names if n.endswith("/trials")]
+    others = [n for n in names if searches and not n.startswith(searches[0].removesuffix("trials"))]
+    return searches[0] if len(searches) == 1 and not others else None
 
 
 # Reading
@@ -221,6 +244,38 @@ def read_study(study: Study, finals: Study | None = None) -> StudyRecord:
         seed=search["seed"] if search else 0,
         default=search["default"] if search else None,
     )
+
+
+def study_of_results(results: Mapping[str, Any], space: SearchSpace) -> StudyRecord:
+    """Return the study that a finished search's results tell of, where its storage is out of reach.
+
+    results: what `SearchResult.to_json` gives. What pruned trials would have come to is not in
+    them, so these teach nothing.
+    """
+    states: Mapping[str, State] = {"complete": "complete", "pruned": "pruned"}
+    records = []
+    for row in results["trials"]:
+        values = {k.name: row["values"][k.name] for k in space.knobs if k.name in row["values"]}
+        curve = [(float(i), _finite(v)) for i, v in enumerate(row.get("curve") or [], 1)]
+        score = _finite(row["score"])
+        records.append(
+            Record(
+                number=row["number"],
+                state=states.get(row["state"], "failed"),
+                values=values,
+                codes=tuple(space.encode(values).tolist()) if space.holds(values) else None,
+                score=score,
+                foretold=score,
+                seconds=_finite(row.get("seconds")),
+                curve=tuple((at, v) for at, v in curve if v is not None),
+                is_default=bool(row.get("default")),
+                error=str(row.get("error", "")).strip(),
+            )
+        )
+    return StudyRecord(
+        name="trials", space=space, maximise=True, trials=tuple(records), finals=(),
+        agent=results["settings"]["agent"], seed=0, default=results["default"]["values"],
+    )  # fmt: skip
 
 
 def _finals(study: Study | None) -> tuple[FinalScore, ...]:

@@ -16,7 +16,7 @@ COMMANDS = {
     "compare": "play tuners against one another on measured landscapes",
     "play": "play tic-tac-toe against an agent that taught itself",
     "gridworld": "watch an agent learn its way through a grid",
-    "report": "write a run's report page again",
+    "report": "write the report of a run, or of any Optuna study",
     "synthesise": "write the embedded corpus of synthetic sounds",
 }
 

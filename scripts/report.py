@@ -32,7 +32,7 @@ class Report:
     run: Annotated[str, tyro.conf.Positional]
     """Folder that finetune or search wrote, or an Optuna storage: its file or its URL."""
     study: str | None = None
-    """Name of the study, where the storage holds several; trials is melbandit's own."""
+    """Name of the study, or of the search, where the storage holds several."""
     out: Path | None = None
     """The page to write: report.html in the folder, beside the file, or here for a URL."""
     overwrite: bool = False
@@ -86,16 +86,18 @@ def _report_search(command: Report, folder: Path, record: dict[str, Any]) -> int
     path = _free(command, folder / "report.html")
     if not (folder / "results.json").exists():
         if not (folder / "study.db").exists():
+            if "storage" in record:
+                raise UserError(f"{folder}: not finished, and its study is in {record['storage']}; "
+                                "give that address, and the name as --study.")  # fmt: skip
             raise UserError(f"{folder}: the search has no trial yet; wait, or give its command "
                             "again.")  # fmt: skip
         return _report_study(command, str(folder / "study.db"), folder / "report.html")
     results = read_json(folder / "results.json")
-    write_search_page(folder, results, record, path=path)
-    insight = insight_of(folder)
-    if insight is not None:
-        from scripts.study_text import study_text
+    insight = insight_of(folder, results, record)
+    write_search_page(folder, results, record, path=path, insight=insight)
+    from scripts.study_text import study_text
 
-        print(study_text(insight, results["best"]["values"]))
+    print(study_text(insight, results["best"]["values"]))
     print_result({"report": str(path), "trials": len(results["trials"]), "finished": True,
                   "best": results["best"]["values"], "mean": results["best"]["mean"]})  # fmt: skip
     return DONE

@@ -36,17 +36,18 @@ OWN_TABLES = ("epsilon-greedy", "ucb", "thompson", "q-learning")
 
 
 def write_search_page(
-    folder: Path, results: dict[str, Any], record: dict[str, Any], *, path: Path | None = None
-) -> None:
+    folder: Path, results: dict[str, Any], record: dict[str, Any], *, path: Path | None = None,
+    insight: Insight | None = None,
+) -> None:  # fmt: skip
     """Write the page of a finished search; the winner's model is under `folder`/model.
 
-    path: None is report.html in the folder.
+    path: None is report.html in the folder. insight: into its study; None looks for it.
     """
     model, found = results["model"], results["recommendation"]
     accuracy = model["test" if "test" in model else "validation"]
     scored = accuracy["accuracy"]
     default, best = results["default"]["values"], results["best"]["values"]
-    insight = insight_of(folder)
+    insight = insight or insight_of(folder, results, record)
     sections = [
         report.headline(
             f"{percent(scored['value'])} of {accuracy['n']} held-out clips right",
@@ -56,7 +57,7 @@ def write_search_page(
         ),
         search_report.recommendation(found["words"], found["changes"], found["command"]),
         *_evidence(results),
-        *(study_sections(insight, best) if insight else []),
+        *study_sections(insight, best),
         *own_beliefs(results["settings"]["agent"], results["beliefs"], default, best),
         search_report.finalists_table(finalist_rows(results["finalists"])),
         *model_sections(folder / "model", model),
@@ -67,13 +68,16 @@ def write_search_page(
     write_report(path, title="A search for settings", sections=sections)
 
 
-def insight_of(folder: Path) -> Insight | None:
-    """Return what the study in a search's folder teaches; None where it is gone."""
+def insight_of(folder: Path, results: Mapping[str, Any], record: Mapping[str, Any]) -> Insight:
+    """Return what a finished search teaches: from the study in its folder, or from its results
+    where the study is elsewhere or gone."""
     from rl.insight import Insight
-    from rl.records import open_study, read_study
+    from rl.records import open_study, read_study, study_of_results
+    from rl.space import SearchSpace
 
-    path = folder / "study.db"
-    return Insight(read_study(*open_study(str(path)))) if path.exists() else None
+    if (folder / "study.db").exists():
+        return Insight(read_study(*open_study(str(folder / "study.db"))))
+    return Insight(study_of_results(results, SearchSpace.from_json(record["space"])))
 
 
 def write_study_page(

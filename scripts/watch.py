@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rl.insight import Best, Insight
     from rl.studies import Place
 
-POLL_S = 1.0
+POLL_S = 2.0
 MOST_REDONE = 30
 """Points of the best so far that are worked out anew at one look."""
 
@@ -30,7 +30,7 @@ class Watcher:
     """Reads a search's study again and again, in a thread of its own.
 
     Args:
-        place: of the study; it need not be there yet.
+        place: where the search is kept; it need not be there yet.
         budget: of the search.
     """
 
@@ -77,24 +77,25 @@ class Watcher:
         """Take a snapshot of the study."""
         from rl.insight import Insight
         from rl.records import open_study, read_study
-        from rl.studies import is_killed, spent_s
+        from rl.studies import is_killed, live_trials, spent_s, training_s
 
         if self._studies is None or self._studies[1] is None:
             if not self.place.is_shared and not self.place.path.exists():
                 return
-            name = f"{self.place.name}/trials" if self.place.is_shared else None
+            name = f"{self.place.name}/trials" if self.place.is_shared else "trials"
             self._studies = open_study(self.place.storage, name)
         study, finals = self._studies
         insight = Insight(read_study(study, finals))
         self._learn(insight)
         assert self._insight is not None
+        trials = live_trials(study)
         in_finals = finals.get_trials(deepcopy=False) if finals else []
         live = [t for t in in_finals if not is_killed(t)]
         self.snapshot = Snapshot(
             self._insight.at(insight.study),
             tuple(self._path[count] for count in sorted(self._path)),
             self.budget,
-            spent_s([t for t in study.get_trials(deepcopy=False) if not is_killed(t)]),
+            (spent_s(trials), training_s(trials)),
             (sum(t.state.is_finished() for t in live), len(live)),
         )
         self.trouble = ""
@@ -131,7 +132,7 @@ def watching(
 
     console = console or Console(stderr=True)
     watcher = Watcher(place, budget)
-    with Live(console=console, get_renderable=watcher.view, refresh_per_second=2) as live:
+    with Live(console=console, get_renderable=watcher.view, refresh_per_second=1) as live:
         watcher.start()
         try:
             yield lambda _: watcher.look()

@@ -33,8 +33,8 @@ class Snapshot:
     path: tuple[Best, ...]
     """The best so far after each scored trial."""
     budget: SearchSettings
-    spent_s: float
-    """Time during which trials ran."""
+    spent: tuple[float, float]
+    """Time during which trials ran, and the time that they ran added up, in seconds."""
     finals: tuple[int, int]
     """Trainings of the finals that have ended, and all of them."""
     at: float = field(default_factory=time.monotonic)
@@ -49,20 +49,34 @@ class Snapshot:
         """Return about how long the trials and the finals will still take; None if unknown."""
         if not self.done:
             return None
-        each = self.spent_s / self.done  # however many run at a time
+        spent_s, training_s = self.spent
+        each = spent_s / self.done  # however many run at a time
         limits = []
         if self.budget.most_trials is not None:
             limits.append((self.budget.most_trials - self.done) * each)
         if self.budget.minutes is not None:
-            limits.append(60 * self.budget.minutes - self.spent_s)
+            limits.append(60 * self.budget.minutes - spent_s)
+        if self.budget.training_seconds is not None and training_s:
+            limits.append((self.budget.training_seconds - training_s) * spent_s / training_s)
         trials = 0.0 if self.finals[1] else max(0.0, min(limits, default=0.0))
-        of_finals = self.finals[1] or (self.budget.finalists + 1) * self.budget.replicates
+        of_finals = max(self.finals[1], planned_finals(self.budget))
         whole = [t.seconds for t in self.insight.timed if t.seconds]
         every = [t.seconds for t in self.insight.study.trials if t.seconds and t.state != "running"]
         # finals are never pruned
         longer = (sum(whole) / len(whole)) / (sum(every) / len(every)) if whole and every else 1.0
         finals = (of_finals - self.finals[0]) * each * longer
         return max(0.0, trials + finals - (time.monotonic() - self.at))
+
+
+def planned_finals(budget: SearchSettings) -> int:
+    """Return how many trainings the finals will be: the default's, and each round's."""
+    from rl.finals import rounds
+
+    total, before = budget.replicates, 0
+    for n_settings, n_seeds in rounds(budget.finalists, budget.replicates):
+        total += n_settings * (n_seeds - before)
+        before = n_seeds
+    return total
 
 
 def view(snapshot: Snapshot) -> RenderableType:
@@ -88,10 +102,14 @@ def _progress(snapshot: Snapshot) -> RenderableType:
     from rich.table import Table
 
     in_finals = bool(snapshot.finals[1])
-    done, of = snapshot.finals if in_finals else (snapshot.done, snapshot.budget.most_trials)
+    done, of = snapshot.done, snapshot.budget.most_trials
+    if in_finals:  # they are queued round by round
+        done, of = snapshot.finals[0], max(snapshot.finals[1], planned_finals(snapshot.budget))
     share = done / of if of else None
     if of is None and snapshot.budget.minutes:
-        share = min(1.0, snapshot.spent_s / (60 * snapshot.budget.minutes))
+        share = min(1.0, snapshot.spent[0] / (60 * snapshot.budget.minutes))
+    elif of is None and snapshot.budget.training_seconds:
+        share = min(1.0, snapshot.spent[1] / snapshot.budget.training_seconds)
     left = snapshot.left_s()
     failed = snapshot.insight.study.count("failed")
     line = Table.grid(padding=(0, 2))
@@ -99,7 +117,7 @@ def _progress(snapshot: Snapshot) -> RenderableType:
         "finals" if in_finals else "trials",
         f"[bold]{done}[/bold]" + (f" of {of}" if of else ""),
         ProgressBar(total=1.0, completed=share, width=24) if share is not None else "",
-        f"{duration(snapshot.spent_s)} spent",
+        f"{duration(snapshot.spent[0])} spent",
         "" if left is None else f"about {duration(left)} left with the finals",
         f"[red]{failed} failed[/red]" if failed else "",
     )

@@ -407,7 +407,7 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert before.startswith(b"<!DOCTYPE html>")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
-    def fails(part: str, target: str) -> None:
+    def fails(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fails)

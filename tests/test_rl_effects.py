@@ -151,6 +151,15 @@ def test_equal_scores_make_nothing_important() -> None:
     assert not found.together.any()
 
 
+def test_models_of_another_kind_are_refused() -> None:
+    codes = PLAIN.draw(np.random.default_rng(0), 6)
+    scores = list(range(6))
+    for kind in ({"settings": ModelSettings(own=1.0)}, {"earlier": [(codes, scores)]},
+                 {"pending": codes}):  # fmt: skip
+        with pytest.raises(ValueError, match="finished trials alone"):
+            Effects(RewardModel(PLAIN, codes, scores, **kind))
+
+
 def test_very_many_cases_are_drawn_and_come_close(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fitted(NESTED)
     exact = Effects(model).importance

@@ -9,9 +9,16 @@ import pytest
 from optuna.trial import TrialState
 
 from rl.foreign import space_of
-from rl.records import RecordError, open_storage, open_study, read_study
+from rl.records import (
+    RecordError,
+    open_storage,
+    open_study,
+    read_study,
+    study_of_results,
+)
 from rl.search import SearchSettings, TrialResult, run_search
 from rl.space import Knob, SearchSpace
+from rl.studies import Place, SearchError
 
 SPACE = SearchSpace([Knob("a", ("x", "y", "z")), Knob("m", (40, 64, None), default=64)])
 
@@ -46,12 +53,14 @@ def make_foreign(storage, name: str = "mine", n: int = 24, direction: str = "max
 
 
 class Objective:
-    epochs = 1
+    epochs = 2
 
     def __call__(self, values, seed, stop, report):
         if values == {"a": "z", "m": 40}:
             raise RuntimeError("out of memory")
         score = {"x": 0.1, "y": 0.5, "z": 0.3}[values["a"]] + 0.2 * (values["m"] == 64)
+        report(score / 2)
+        report(score)
         return TrialResult(score, 2.5, [score / 2, score])
 
 
@@ -186,6 +195,35 @@ def test_the_study_is_named_or_found(tmp_path: Path, ours: Path) -> None:
         open_study(url, "three")
     study, finals = open_study(str(ours))
     assert (study.study_name, finals.study_name) == ("trials", "finals")
+    assert open_study(f"{tmp_path}/s.db#two")[0].study_name == "two"
+
+
+def test_a_search_in_a_storage_that_machines_share_is_found_by_its_name(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    settings = SearchSettings(trials=4, workers=1, finalists=1, replicates=1, agent="random")
+    run_search(SPACE, Objective(), settings, Place(url, "digits"))
+    for where, name in ((url, None), (url, "digits"), (f"{url}#digits", None)):
+        study, finals = open_study(where, name)
+        assert (study.study_name, finals.study_name) == ("digits/trials", "digits/finals")
+    assert len(read_study(study, finals).trials) == 4
+    run_search(SPACE, Objective(), settings, Place(url, "voices"))
+    with pytest.raises(RecordError, match=r"name one of them: digits/finals, digits/trials, .*"):
+        open_study(url)
+
+
+def test_results_alone_tell_of_the_study_too(ours: Path, tmp_path: Path) -> None:
+    settings = SearchSettings(trials=9, workers=1, finalists=2, replicates=2, agent="dyna-q")
+    results = run_search(SPACE, Objective(), settings, ours).to_json()
+    told = study_of_results(results, SPACE)
+    read = read_study(*open_study(str(ours)))
+    assert told.default == read.default
+    for one, other in zip(told.trials, read.trials, strict=True):
+        assert (one.number, one.state, one.values, one.codes) == (
+            other.number, other.state, other.values, other.codes
+        )  # fmt: skip
+        assert (one.score, one.curve, one.is_default) == (
+            other.score, other.curve, other.is_default
+        )  # fmt: skip
 
 
 def test_what_cannot_be_shown_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -197,8 +235,8 @@ def test_what_cannot_be_shown_is_refused_with_the_reason(tmp_path: Path) -> None
     (tmp_path / "torn.db").write_bytes(b"SQLite format 3\0" + b"\0" * 50)
     with pytest.raises(RecordError, match="torn"):
         open_storage(str(tmp_path / "torn.db"))
-    with pytest.raises(RecordError, match="the storage cannot be opened"):
-        open_storage("nosuch://localhost/x")
+    with pytest.raises(SearchError, match=r"nosuch://localhost/x: the storage cannot be opened"):
+        open_storage("nosuch://me:secret@localhost/x")
     url = f"sqlite:///{tmp_path}/s.db"
     optuna.create_study(storage=url, study_name="both", directions=["minimize", "maximize"])
     with pytest.raises(RecordError, match="2 objectives"):

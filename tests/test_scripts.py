@@ -406,8 +406,10 @@ def test_search_finds_fits_and_reports(
     assert len(longer["trials"]) == 5
     results = longer
     page = (out / "report.html").read_text()
-    for title in ("The evidence", "What matters", "What it cost"):
-        assert title in page or (title == "The evidence" and results["best"]["is_default"])
+    for title in ("What matters", "What each setting is believed to do", "What it cost"):
+        assert title in page
+    assert ("The evidence" in page) == (not results["best"]["is_default"])
+    assert "How the trials learnt" not in page  # a single epoch is no curve
     own = f"What {agent} itself keeps of each setting"
     assert own in page  # these agents keep a table of their own
     capsys.readouterr()

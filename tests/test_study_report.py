@@ -221,7 +221,7 @@ def test_a_storage_url_with_a_study_s_name(
 class Waiting:
     """Trains until told to go on, from the fourth trial on."""
 
-    epochs = 1
+    epochs = 2
 
     def __init__(self) -> None:
         self.n = 0
@@ -231,6 +231,8 @@ class Waiting:
         self.n += 1
         if self.n == 4:
             assert self.go.wait(60)
+        report(0.1)
+        report(additive(values))
         return TrialResult(additive(values), 1.0, [0.1, additive(values)])
 
 

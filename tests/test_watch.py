@@ -17,7 +17,7 @@ from rl.search import TrialResult, run_search
 from rl.space import Knob, SearchSpace
 from rl.studies import Place
 from scripts.watch import Watcher, watching
-from scripts.watch_view import CHART_ROWS, Snapshot, braille, view
+from scripts.watch_view import CHART_ROWS, Snapshot, braille, planned_finals, view
 
 SPACE = SearchSpace(
     [Knob("a", ("x", "y", "z")), Knob("noise", (0, 50)), Knob("snr", (0, 9), when={"noise": (50,)})]
@@ -35,7 +35,7 @@ def snapshot(records: list[Record], *, finals=(0, 0), spent=120.0, budget=BUDGET
     study = StudyRecord("trials", SPACE, True, tuple(records), (), "dyna-q-ucb", 0, SPACE.default())
     insight = Insight(study)
     path = tuple(insight.best_after(n) for n in range(1, len(insight.scored) + 1))
-    return Snapshot(insight, path, budget, spent, finals)
+    return Snapshot(insight, path, budget, (spent, 2 * spent), finals)
 
 
 def some(n: int = 10) -> list[Record]:
@@ -112,10 +112,30 @@ def test_the_time_left_is_that_of_the_trials_and_finals_to_come() -> None:
     finals = snapshot(some(10), spent=100.0, finals=(3, 4))
     assert finals.left_s() == pytest.approx(10, abs=1)
     assert "finals  3 of 4" in drawn(view(finals))
+    worked = SearchSettings(training_seconds=300, workers=2, finalists=1, replicates=2)
+    # two at a time: 100 s on the clock were 200 s of training
+    assert snapshot(some(10), spent=100.0, budget=worked).left_s() == pytest.approx(90, abs=1)
     short = [*some(5), *(record(i, "pruned", SPACE.default(), 0.1, seconds=4.0) for i in range(5))]
     mean = (5 * 12 + 5 * 4) / 10  # a final costs a whole trial, and is never pruned
     left = snapshot(short, spent=10 * mean).left_s()
     assert left == pytest.approx(30 * mean + 4 * 12, abs=1)
+
+
+@pytest.mark.parametrize(("finalists", "replicates"), [(1, 2), (3, 3), (4, 4), (8, 4)])
+def test_the_finals_to_come_are_counted(finalists: int, replicates: int, tmp_path: Path) -> None:
+    """Against a search that holds them; none of its finalists is the default."""
+    space = SearchSpace([Knob("a", tuple(range(12))), Knob("b", (1, 2))])
+
+    class Rising(Slow):
+        def __call__(self, values, seed, stop, report):
+            score = values["a"] + values["b"] + 0.01 * (seed % 7)
+            report(score)
+            return TrialResult(score, 0.1, [score])
+
+    budget = SearchSettings(trials=12, workers=1, finalists=finalists, replicates=replicates)
+    result = run_search(space, Rising(None), budget, tmp_path / "study.db")
+    assert len(result.finalists) == finalists + 1
+    assert sum(len(f.scores) for f in result.finalists) == planned_finals(budget)
 
 
 def test_dots_and_steps_stand_where_they_belong() -> None:
@@ -143,6 +163,7 @@ class Slow:
         while not self.seen(values) and time.monotonic() < end:
             time.sleep(0.01)
         score = 0.4 + 0.3 * (values["a"] == "y") + 0.01 * np.random.default_rng(seed).normal()
+        report(score)
         return TrialResult(score, 0.1, [score])
 
 
