@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import agents, conversion, training
+from benchmarks import agents, conversion, training, trials
 
 
 def main() -> int:
     """Run the benchmarks; returns an exit code."""
     conversion.main()
     training.main()
+    trials.main()
     agents.main()
     return 0
 

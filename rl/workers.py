@@ -1,82 +1,57 @@
-"""Workers: who takes the next trial from the study's file, runs it and writes it back.
+"""Workers: who takes the next trial from the study, runs it and writes it back.
 
 One worker runs in this process; more are processes of their own (spawned, never
-forked). They share nothing but the SQLite file: a trial is taken under a file
+forked). They share nothing but the storage. In a file a trial is taken under a
 lock, which the system releases even if the worker is killed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from rl.budget import AgentName
-from rl.samplers import KILLED, Reader, make_sampler, trial_index
-from rl.space import SearchSpace, Setting, Value
+from rl.budget import SearchSettings
+from rl.fidelity import KILLED, make_pruner
+from rl.objective import Objective, Stop
+from rl.samplers import Earlier, Reader, make_sampler, trial_index
+from rl.space import SearchSpace, Setting
+from rl.studies import (
+    Heart,
+    Phase,
+    Place,
+    SearchError,
+    bury,
+    is_double,
+    is_killed,
+    spent_s,
+    training_s,
+)
 
 MAX_FIRST_FAILURES = 5
 """So many failures before any success say that something else than the settings is wrong."""
 GRACE_S = 30.0
 """How long a worker that was asked to stop may take before it is ended."""
 
-Phase = Literal["trials", "finals"]
-Stop = Callable[[], bool]
-
-
-class SearchError(Exception):
-    """The search cannot start or go on; the message says why and what to do."""
-
 
 class SearchInterrupted(Exception):
     """The search was asked to end; the same command resumes it."""
-
-
-class Stopped(Exception):
-    """Raised by an objective that gives up because `stop()` became true."""
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What training with one setting brought."""
-
-    score: float
-    """The reward, larger is better; measured on validation data."""
-    seconds: float
-    """Time it took."""
-    curve: list[float] = field(default_factory=list)
-    """The score after each epoch."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else is worth keeping, JSON-ready."""
-
-
-class Objective(Protocol):
-    """Trains with a setting. It must be picklable; a method `prepare()`, where it has one, is
-    called once in each worker's process, before the first training."""
-
-    def __call__(self, values: Setting, seed: int, stop: Stop) -> TrialResult:
-        """Return the score of `values`; give up soon (return, or raise `Stopped`) once `stop()`
-        is true: what it returns after that is thrown away."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,54 +60,31 @@ class Work:
 
     space: SearchSpace
     objective: Objective
-    path: Path
-    agent: AgentName
-    seed: int
-    trials: int | None
-    minutes: float | None
-    first_number: int
+    place: Place
+    settings: SearchSettings
+    seed: int = 0
+    first_number: int = 0
     """Number of this session's first trial."""
+    earlier: Earlier = ()
+    """What earlier studies of the space found: settings and their scores, a list for each."""
+    trial_values: Mapping[str, Any] = field(default_factory=dict)
+    """What a trial is trained with beside its choices, and the finals are not."""
 
     def study(self, phase: Phase) -> Study:
         """Return the study of the trials or of the finals."""
-        sampler: BaseSampler = RandomSampler(seed=0)
-        if phase == "trials":
-            sampler = make_sampler(self.agent, self.space, self.seed)
-        return open_study(self.path, phase, sampler)
+        if phase == "finals":
+            return self.place.open(phase)
+        settings = self.settings
+        sampler = make_sampler(
+            settings.agent, self.space, self.seed, earlier=self.earlier,
+            cost_aware=settings.cost_aware,
+        )  # fmt: skip
+        return self.place.open(phase, sampler, make_pruner(settings.pruner, self.n_epochs))
 
-
-def open_study(path: Path, name: Phase, sampler: BaseSampler | None = None) -> Study:
-    """Return the study called `name` in the SQLite file, made where it is not there yet."""
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-    return optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize",
-        sampler=sampler,
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna's log to errors for a while."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the file beside the study that only one worker can hold."""
-    with path.with_name(path.name + ".claim").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of a whole trial."""
+        return self.settings.trial_epochs or self.objective.epochs
 
 
 def trial_seed(seed: int, index: int) -> int:
@@ -151,27 +103,24 @@ def final_seeds(seed: int, n: int) -> tuple[int, ...]:
     return tuple(drawn)
 
 
-def is_killed(trial: FrozenTrial) -> bool:
-    """Return whether the trial was interrupted and does not count."""
-    return KILLED in trial.user_attrs
+def worker_name(pid: int | None = None) -> str:
+    """Return the name of a worker's process on this machine, or of this one."""
+    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
 
 
-def spent_s(trials: Sequence[FrozenTrial]) -> float:
-    """Return the time during which at least one of the trials ran, in seconds.
-
-    Killed trials are left out: when they ended is not known.
-    """
-    spans = sorted(
-        (t.datetime_start, t.datetime_complete or datetime.now())
-        for t in trials
-        if t.datetime_start is not None and not is_killed(t)
+def over_budget(work: Work, trials: Sequence[FrozenTrial], *, ahead_s: float = 0.0) -> bool:
+    """Return whether the trials' time is up, or will be in `ahead_s` seconds."""
+    minutes, training_seconds = work.settings.minutes, work.settings.training_seconds
+    return (minutes is not None and spent_s(trials) + ahead_s >= 60 * minutes) or (
+        training_seconds is not None and training_s(trials) + ahead_s >= training_seconds
     )
-    total, reached = 0.0, datetime.min
-    for start, end in spans:
-        if end > reached:
-            total += (end - max(start, reached)).total_seconds()
-            reached = end
-    return total
+
+
+def epoch_s(trials: Sequence[FrozenTrial]) -> float:
+    """Return what an epoch took on average, in seconds; 0 where none was finished."""
+    ended = [t for t in trials if t.duration and t.intermediate_values and not is_killed(t)]
+    n_epochs = sum(len(t.intermediate_values) for t in ended)
+    return sum(t.duration.total_seconds() for t in ended if t.duration) / max(n_epochs, 1)
 
 
 def may_start(work: Work, trials: Sequence[FrozenTrial]) -> bool:
@@ -179,43 +128,71 @@ def may_start(work: Work, trials: Sequence[FrozenTrial]) -> bool:
     live = [t for t in trials if not is_killed(t)]
     started = [t for t in live if t.state != TrialState.WAITING]
     done = [t for t in started if t.state == TrialState.COMPLETE]
-    if work.trials is not None and len(started) >= work.trials:
+    most = work.settings.most_trials
+    if most is not None and len(started) >= most:
         return False
     failed = [t for t in started if t.state == TrialState.FAIL and t.number >= work.first_number]
     if not done and len(failed) >= MAX_FIRST_FAILURES:
         return False
-    if work.minutes is not None and done:
-        typical_s = sum(t.duration.total_seconds() for t in done if t.duration) / len(done)
-        if spent_s(started) + typical_s > 60 * work.minutes:
-            return False
+    if done and over_budget(work, started, ahead_s=epoch_s(started)):
+        return False
     waiting = len(live) > len(started)
     return waiting or len(Reader(work.space).tried(started)) < work.space.size()
 
 
 def claim_trial(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
     """Return the next trial with its setting and seed, or None where the trials are over."""
-    with one_at_a_time(work.path):
-        trials = study.get_trials(deepcopy=False)
-        if not may_start(work, trials):
-            return None
-        trial = study.ask()
-        trial.set_user_attr("pid", os.getpid())
-        values: Setting = {}
-        while (knob := work.space.next_knob(values)) is not None:
-            values[knob.name] = trial.suggest_categorical(knob.name, knob.values)
-        seed = trial_seed(work.seed, trial_index(trials, trial.number))
-        trial.set_user_attr("seed", seed)
-        return trial, values, seed
+    while True:
+        with work.place.claim():
+            trials = study.get_trials(deepcopy=False)
+            if not may_start(work, trials):
+                return None
+            trial = study.ask()
+            trial.set_user_attr("pid", worker_name())
+            if _is_surplus(study, work, trial):
+                study.tell(trial, state=TrialState.FAIL)
+                continue
+            values: Setting = {}
+            while (knob := work.space.next_knob(values)) is not None:
+                values[knob.name] = trial.suggest_categorical(knob.name, knob.values)
+            trials = study.get_trials(deepcopy=False)
+            fresh = trial_seed(work.seed, trial_index(trials, trial.number))
+            seed = int(trial.user_attrs.get("seed", fresh))  # one that is run again has its own
+            trial.set_user_attr("seed", seed)
+            return trial, values, seed
+
+
+def _is_surplus(study: Study, work: Work, trial: Trial) -> bool:
+    """Return whether the trial must not be run, having marked it so: without a lock two machines
+    may take the last trial at once, or queue the same one."""
+    if not work.place.is_shared:
+        return False
+    trials = study.get_trials(deepcopy=False)
+    mine = trials[trial.number]
+    most = work.settings.most_trials
+    before = [t for t in trials[: trial.number] if not is_killed(t)]
+    too_many = most is not None and len(before) >= most
+    if too_many or is_double(trials, mine):
+        trial.set_user_attr(KILLED, True)
+        return True
+    return False
 
 
 def claim_final(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
     """Return the next training of the finals, or None where none is left."""
-    with one_at_a_time(work.path):
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
-        trial = study.ask()
-        trial.set_user_attr("pid", os.getpid())
-        return trial, trial.user_attrs["values"], trial.user_attrs["seed"]
+    while True:
+        with work.place.claim():
+            if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                return None
+            trial = study.ask()
+            is_empty = "values" not in trial.user_attrs  # another machine took the last one
+            trials = study.get_trials(deepcopy=False)
+            if is_empty or is_double(trials, trials[trial.number]):
+                trial.set_user_attr(KILLED, True)
+                study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr("pid", worker_name())
+            return trial, trial.user_attrs["values"], trial.user_attrs["seed"]
 
 
 def plain(value: Any) -> Any:
@@ -231,12 +208,44 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def run_one(study: Study, trial: Trial, values: Setting, seed: int, objective: Objective,
+class Overseer:
+    """Hears a trial's score after each epoch and says whether it ends there."""
+
+    def __init__(self, study: Study, trial: Trial, work: Work, phase: Phase) -> None:
+        self.study, self.trial, self.work, self.phase = study, trial, work, phase
+        self.epoch = 0
+        self.is_cut = False
+        """The training was ended before it was whole."""
+
+    def __call__(self, score: float) -> bool:
+        self.epoch += 1
+        if self.phase == "finals":
+            return False
+        if math.isfinite(score):
+            self.trial.report(score, self.epoch)
+        if self.epoch >= self.work.n_epochs:
+            return False
+        if self.epoch == self.work.settings.stop_epoch:
+            return True  # as far as a trial goes: it is whole
+        trials = self.study.get_trials(deepcopy=False)
+        # without one whole training there is nothing to recommend, nor to tell by what a part is
+        # worth
+        is_late = over_budget(self.work, trials) and any(
+            t.state == TrialState.COMPLETE for t in trials
+        )
+        self.is_cut = is_late or self.trial.should_prune()
+        return self.is_cut
+
+
+def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, phase: Phase,
             stop: Stop) -> None:  # fmt: skip
     """Train with one setting and write down what came of it."""
     result, error = None, ""
+    overseer = Overseer(study, trial, work, phase)
+    given = {**values, **(work.trial_values if phase == "trials" else {})}
     try:
-        result = objective(dict(values), seed, stop)
+        with Heart(study, trial._trial_id):
+            result = work.objective(given, seed, stop, overseer)
         if not math.isfinite(result.score):
             error = f"the score is {result.score}, which is no number to learn from."
     except Exception as problem:
@@ -253,6 +262,8 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, objective: O
     if error or result is None:
         trial.set_user_attr("error", error)
         study.tell(trial, state=TrialState.FAIL)
+    elif overseer.is_cut:
+        study.tell(trial, state=TrialState.PRUNED)  # its score is the last that was reported
     else:
         study.tell(trial, float(result.score))
 
@@ -265,7 +276,7 @@ def run_phase(work: Work, phase: Phase, stop: Stop, finished: Callable[[], None]
         trial, values, seed = claimed
         # A trial finished by someone else: a resumed search took this worker for dead.
         with suppress(UpdateFinishedTrialError):
-            run_one(study, trial, values, seed, work.objective, stop)
+            run_one(study, trial, values, seed, work, phase, stop)
         finished()
 
 
@@ -370,15 +381,14 @@ class Pool:
             )
 
     def _bury(self, pipe: Connection, phase: Phase) -> None:
-        """Write down the end of a worker that was killed, and of its trial."""
+        """Write down the end of a worker that was killed, and queue its trial once more."""
         process = self._workers.pop(pipe)
         pipe.close()
         process.join()
         study = self.work.study(phase)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("pid") == process.pid:
-                error = f"the worker process ended with exit code {process.exitcode}."
-                finish_failed(study, trial, error=error)
+            if trial.user_attrs.get("pid") == worker_name(process.pid):
+                bury(study, trial, f"the worker process ended with exit code {process.exitcode}.")
 
     def close(self) -> None:
         """End the workers, kindly at first."""
@@ -390,10 +400,3 @@ class Pool:
                 process.kill()
                 process.join()
             pipe.close()
-
-
-def finish_failed(study: Study, trial: FrozenTrial, **attrs: Value) -> None:
-    """Mark a trial that no one works on as failed, with these user attributes."""
-    for name, value in attrs.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, value)
-    study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)

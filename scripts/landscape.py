@@ -22,7 +22,7 @@ from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, run, say
 from scripts.finetune import with_base
 from scripts.run_folder import RunFolder, open_run
-from scripts.search import space_for
+from scripts.spaces import space_for
 
 if TYPE_CHECKING:
     from rl.space import SearchSpace, Setting

@@ -6,14 +6,14 @@ This is where `rl` and `audio` meet: `rl` calls it with a setting, it trains wit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from audio.clips import Manifest
 from audio.settings import Settings
-from rl.workers import Stopped, TrialResult
+from rl.objective import Report, Stop, Stopped, TrialResult
 
 REWARDS = {"accuracy": "validation_accuracy", "macro-f1": "validation_macro_f1"}
 
@@ -59,10 +59,16 @@ class TrainingObjective:
         )
         self._examples = sound_examples(self.manifest, store, self.labels)
 
+    @property
+    def epochs(self) -> int:
+        """Scores that a whole training reports."""
+        return self.settings.training.epochs
+
     def __call__(
-        self, values: Mapping[str, Any], seed: int, stop: Callable[[], bool]
+        self, values: Mapping[str, Any], seed: int, stop: Stop, report: Report
     ) -> TrialResult:
-        """Return the validation score after the last epoch.
+        """Return the validation score after the last epoch, or the one after which `report` asked
+        to end.
 
         Raises:
             Stopped: `stop()` became true before the end.
@@ -72,16 +78,24 @@ class TrainingObjective:
         if not self._examples:
             self.prepare()
         started = time.perf_counter()
+        is_over = False
+        key = REWARDS[self.reward]
+
+        def told(row: Mapping[str, float]) -> None:
+            nonlocal is_over
+            is_over = report(row[key])
+
         fit = fine_tune(
             self._examples["train"],
             self._examples["validation"],
             settings_of(self.settings, {**values, "seed": seed}),
             self.labels,
-            stop=stop,
+            on_epoch=told,
+            stop=lambda: is_over or stop(),
         )
-        if fit.stopped:
+        if fit.stopped and not is_over:
             raise Stopped
-        curve = [row[REWARDS[self.reward]] for row in fit.history]
+        curve = [row[key] for row in fit.history]
         return TrialResult(
             score=curve[-1],
             seconds=time.perf_counter() - started,
