@@ -7,6 +7,7 @@ the same step foretell their last ones by a straight line.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +17,34 @@ from optuna.trial import FrozenTrial, TrialState
 
 KILLED = "killed"
 """User attribute of a trial that was interrupted: it counts as if it had never been."""
+BEGAN, ENDED = "began", "ended"
+"""User attributes of a trial: when, in seconds since 1970. Optuna's own times are those of whoever
+writes them down, in his time zone."""
 LEAST_FINISHED = 5
 """Finished trials without which a pruned one is taken at its last score."""
 
 Line = tuple[float, float]
 """Slope and intercept of the last score over the score at a step."""
+
+
+def span_s(trial: FrozenTrial) -> tuple[float, float] | None:
+    """Return when a trial began and ended (or now), in seconds since 1970; None where it did not
+    begin yet."""
+    attrs, start, end = trial.user_attrs, trial.datetime_start, trial.datetime_complete
+    if BEGAN not in attrs and start is None:
+        return None
+    began = float(attrs[BEGAN]) if BEGAN in attrs else start.timestamp()  # type: ignore[union-attr]
+    if ENDED in attrs:
+        return began, float(attrs[ENDED])
+    if start is not None and end is not None:
+        return began, began + max(0.0, (end - start).total_seconds())
+    return began, max(began, time.time())
+
+
+def lasted_s(trial: FrozenTrial) -> float:
+    """Return how long a trial has been going on, or did until its end, in seconds."""
+    span = span_s(trial)
+    return span[1] - span[0] if span else 0.0
 
 
 def make_pruner(name: str, n_epochs: int) -> BasePruner:

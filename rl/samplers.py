@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import AgentName
 from rl.confidence import UCB, Thompson
-from rl.fidelity import KILLED, Forecast
+from rl.fidelity import KILLED, Forecast, lasted_s
 from rl.knobs import KnobState
 from rl.mdp import Episode, Transition
 from rl.model import Known, standardised
@@ -202,6 +202,7 @@ class KnobSampler(BaseSampler):
     ) -> Agent:
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         reader = self._reading(space)
+        trials = [t for t in trials if KILLED not in t.user_attrs]
         forecast = Forecast(trials)
         scores = [
             (t, forecast.score(t))
@@ -301,7 +302,7 @@ def _change_at_random(space: SearchSpace, setting: Setting, tried: set[tuple[int
 
 def _whole_s(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> float:
     """Return the seconds that a trial's whole training takes, as far as those seen tell."""
-    took = trial.duration.total_seconds() if trial.duration else 1.0
+    took = lasted_s(trial) or 1.0
     if trial.state != TrialState.PRUNED or not trial.intermediate_values:
         return took
     n_epochs = max(len(t.intermediate_values) for t in trials)

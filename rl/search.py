@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import signal
 import threading
@@ -21,11 +22,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import SearchSettings
-from rl.fidelity import Forecast
+from rl.claims import Wanted, Work, final_seeds, may_start, missing, setting_text
+from rl.cluster import Cluster, Nodes
+from rl.fidelity import BEGAN, ENDED, Forecast
 from rl.finals import (
     Difference,
     Finalist,
@@ -45,6 +49,7 @@ from rl.samplers import (
 )
 from rl.space import SearchSpace, Setting, Value
 from rl.studies import (
+    BEAT,
     Phase,
     Place,
     Pulse,
@@ -53,15 +58,16 @@ from rl.studies import (
     finish_failed,
     is_killed,
     live_trials,
+    open_storage,
     quiet,
     spent_s,
 )
 from rl.tuners import Agent, Beliefs
-from rl.workers import Here, Pool, SearchInterrupted, Work, final_seeds, may_start, plain
+from rl.workers import Here, Pool, SearchInterrupted, Workers, plain
 
 __all__ = [
-    "Objective", "Place", "SearchError", "SearchInterrupted", "SearchResult", "SearchSettings",
-    "Stopped", "TrialResult", "run_search",
+    "Nodes", "Objective", "Place", "SearchError", "SearchInterrupted", "SearchResult",
+    "SearchSettings", "Stopped", "TrialResult", "run_search",
 ]  # fmt: skip
 
 OnTrial = Callable[[dict[str, Any]], None]
@@ -127,6 +133,8 @@ def run_search(
     default: Mapping[str, Value] | None = None,
     earlier: Earlier = (),
     trial_values: Mapping[str, Any] | None = None,
+    grounds: Mapping[str, Any] | None = None,
+    nodes: Nodes | None = None,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Return what the search found, having run, or resumed, its trials and finals.
@@ -139,6 +147,9 @@ def run_search(
         default: the setting that comes first and stands in every final; None is the space's own.
         earlier: settings and scores of earlier studies, a list for each, to start from.
         trial_values: what a trial is trained with beside its choices, and the finals are not.
+        grounds: what else the scores rest on, JSON-ready: whoever resumes or joins the search must
+            have the same.
+        nodes: of a Ray cluster, where the workers run; by default they run on this machine.
         on_trial: called with the record of each training that ends, those of the finals too
             (their `phase` is "finals").
 
@@ -158,78 +169,113 @@ def run_search(
         place=place,
         settings=settings,
         seed=seed,
+        home=home,
         earlier=earlier,
         trial_values=trial_values or {},
     )
+    if nodes is not None:
+        nodes.check(place.storage)
     with quiet(), _alone(place), _stoppable() as stop:
-        trials, finals = work.study("trials"), work.study("finals")
-        _hold_to_first(trials, work, home)
+        storage = open_storage(place.storage)
+        trials, finals = work.study("trials", storage), work.study("finals", storage)
+        _hold_to_first(trials, work, grounds or {})
         if not place.is_shared:  # the lock is held: no one works on what is not finished
             for study in (trials, finals):
                 _sweep(study)
         work = replace(work, first_number=len(trials.get_trials(deepcopy=False)))
-        _enqueue_default(trials, home)
-        report = _Reporter([trials, finals], on_trial)
-        workers = _workers(work, settings.workers, stop, report)
+        look = _Lookout(place, [trials, finals], on_trial)
+        workers = _workers(work, nodes, stop, look)
         try:
-            _run(workers, "trials", trials, stop)
-            agent = _agent(space, trials)
-            chosen = _shortlist(space, trials, home, settings, agent)
-            finalists = _finals(workers, trials, finals, chosen, home, stop)
+            _run(workers, "trials", trials, stop, look)
+            counted = _counted(work, trials)
+            agent = _agent(space, counted)
+            chosen = _shortlist(space, counted, home, settings, agent)
+            finalists = _finals(workers, counted, finals, chosen, stop, look)
         finally:
             workers.close()
-            report()
+            look()
         return SearchResult(
             settings=settings,
-            trials=tuple(
-                report.record(trials, t) for t in live_trials(trials) if t.state.is_finished()
-            ),
+            trials=tuple(_record(counted, trial) for trial in counted.get_trials(deepcopy=False)),
             finalists=tuple(finalists),
             beliefs=agent.beliefs(),
-            seconds=spent_s(live_trials(trials)) + spent_s(live_trials(finals)),
+            seconds=spent_s(counted.get_trials(deepcopy=False)) + spent_s(live_trials(finals)),
         )
 
 
-def _run(workers: Here | Pool, phase: Phase, study: Study, stop: Stop) -> None:
+def _run(
+    workers: Workers, phase: Phase, study: Study, stop: Stop, look: _Lookout, wanted: Wanted = ()
+) -> None:
     """Do all of a phase, and see that others on the same storage have done their part."""
-    pulse, work = Pulse(), workers.work
+    work = workers.work
     while True:
-        workers.run(phase)
+        workers.run(phase, wanted)
         while True:
+            look()
             trials = study.get_trials(deepcopy=False)
-            for trial in pulse.dead(trials):
-                bury(study, trial, f"its worker, {trial.user_attrs.get('pid')}, no longer answers.")
-            states = {t.state for t in study.get_trials(deepcopy=False)}
-            if TrialState.WAITING in states and (phase == "finals" or may_start(work, trials)):
-                break
-            if TrialState.RUNNING not in states:
+            if may_start(work, trials) if phase == "trials" else missing(wanted, trials):
+                break  # a worker died, or was stopped elsewhere, and left something to do
+            if all(t.state != TrialState.RUNNING for t in trials):
                 return
             if stop():
                 raise SearchInterrupted("the search was stopped; run it again to resume.")
-            time.sleep(_LOOK_S)
+            time.sleep(min(_LOOK_S, work.place.beat_s))
+
+
+def _counted(work: Work, study: Study) -> Study:
+    """Return a study in memory of the trials that count, all of them finished.
+
+    Raises:
+        SearchError: no trial succeeded.
+    """
+    live = [t for t in live_trials(study) if t.state.is_finished()]
+    if not any(t.state == TrialState.COMPLETE for t in live):
+        failed = [t for t in live if t.state == TrialState.FAIL]
+        error = failed[-1].user_attrs.get("error", "none was given.") if failed else "none ran."
+        raise SearchError(f"all {len(failed)} trials failed; the last error: {error}")
+    numbers = work.place.settle(_decision("trials", work), [t.number for t in live], study._storage)
+    copy = optuna.create_study(
+        direction="maximize", sampler=study.sampler, study_name=study.study_name
+    )
+    copy.add_trials([t for t in study.get_trials(deepcopy=False) if t.number in numbers])
+    return copy
+
+
+def _decision(name: str, work: Work, *more: Any) -> str:
+    """Return the key under which something is settled for all who have this budget."""
+    settings = work.settings
+    return json.dumps(
+        [name, settings.most_trials, settings.minutes, settings.training_seconds, *more]
+    )
 
 
 def _finals(
-    workers: Here | Pool,
+    workers: Workers,
     trials: Study,
     study: Study,
     chosen: list[tuple[Setting, float | None]],
-    home: Setting,
     stop: Stop,
+    look: _Lookout,
 ) -> list[Finalist]:
     """Train the finalists on fresh seeds, round by round; return them, best first."""
     work, settings = workers.work, workers.work.settings
+    home, place, storage = work.home, work.place, study._storage
     seeds = final_seeds(work.seed, settings.replicates)
-    forecast = Forecast(live_trials(trials))
-    scored = [(_choices(work.space, t.params), forecast.score(t)) for t in live_trials(trials)]
+    of = (settings.finalists, settings.replicates)
+    chosen = [(s, e) for s, e in place.settle(_decision("finalists", work, *of), chosen, storage)]
+    forecast = Forecast(trials.get_trials(deepcopy=False))
+    scored = [
+        (_choices(work.space, t.params), forecast.score(t))
+        for t in trials.get_trials(deepcopy=False)
+    ]
     known = [(setting, score) for setting, score in scored if setting and score is not None]
     rivals = [setting for setting, _ in chosen if setting != home]
     n_trained: dict[str, int] = {}
     for n, n_seeds in rounds(len(rivals), settings.replicates) if rivals else [(0, len(seeds))]:
         rivals = rivals[:n]
-        n_trained |= {_text(setting): n_seeds for setting in (*rivals, home)}
-        _enqueue_finals(study, [*rivals, home], seeds[:n_seeds])
-        _run(workers, "finals", study, stop)
+        n_trained |= {setting_text(setting): n_seeds for setting in (*rivals, home)}
+        wanted = tuple((setting, seed) for seed in seeds[:n_seeds] for setting in (*rivals, home))
+        _run(workers, "finals", study, stop, look, wanted)
         scores = _final_scores(study)
         # sorted: in whatever order they were trained, the sums are the same to the last digit
         everything = [(json.loads(text), score) for (text, _), score in sorted(scores.items())]
@@ -237,11 +283,12 @@ def _finals(
         believed = expectations(
             work.space, settings_left, known, everything, same_fidelity=_same_fidelity(work)
         )
-        belief = dict(zip(map(_text, settings_left), believed, strict=True))
-        rivals.sort(key=lambda setting: -belief[_text(setting)])
+        believed = place.settle(_decision("belief", work, *of, n, n_seeds), believed, storage)
+        belief = dict(zip(map(setting_text, settings_left), believed, strict=True))
+        rivals.sort(key=lambda setting: -belief[setting_text(setting)])
     finalists = []
     for setting, expected in chosen:
-        text = _text(setting)
+        text = setting_text(setting)
         mine = seeds[: n_trained[text]]
         finalists.append(
             Finalist(setting, setting == home, expected, mine,
@@ -258,13 +305,12 @@ def _choices(space: SearchSpace, params: Mapping[str, Any]) -> Setting | None:
     return dict(params) if space.holds(params) else None
 
 
-def _workers(work: Work, n: int, stop: Stop, report: Callable[[], None]) -> Here | Pool:
+def _workers(work: Work, nodes: Nodes | None, stop: Stop, look: Callable[[], None]) -> Workers:
+    n = work.settings.workers
+    if nodes is not None:
+        return Cluster(work, nodes, n, stop, look)
     n = n or len(os.sched_getaffinity(0))
-    return Here(work, stop, report) if n == 1 else Pool(work, n, stop, report)
-
-
-def _text(setting: Mapping[str, Value]) -> str:
-    return json.dumps(setting, sort_keys=True)
+    return Here(work, stop, look) if n == 1 else Pool(work, n, stop, look)
 
 
 @contextmanager
@@ -312,24 +358,26 @@ def _stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _hold_to_first(study: Study, work: Work, home: Setting) -> None:
-    """Refuse to resume a search whose choices were made on other grounds."""
-    settings, path = work.settings, work.place
+def _hold_to_first(study: Study, work: Work, grounds: Mapping[str, Any]) -> None:
+    """Refuse to resume or join a search whose choices were made on other grounds."""
+    settings, place = work.settings, work.place
     mine: dict[str, Any] = {
+        **grounds,
         "agent": settings.agent,
         "seed": work.seed,
         "space": work.space.to_json(),
-        "default": home,
+        "default": work.home,
         "pruner": settings.pruner,
         "stop_epoch": settings.stop_epoch,
         "trial_values": dict(work.trial_values),
         "cost_aware": settings.cost_aware,
         "earlier": len(work.earlier),
     }
+    mine = json.loads(json.dumps(mine))  # as it is read back
     first = study.user_attrs.get("search")
     if first is None:
-        study.set_user_attr("search", mine)
-        return
+        first = place.settle("search", mine, study._storage)
+        study.set_user_attr("search", first)
     for name, value in mine.items():
         theirs = first.get(name, value)  # one that an older version wrote may lack it
         if theirs == value:
@@ -337,8 +385,9 @@ def _hold_to_first(study: Study, work: Work, home: Setting) -> None:
         if name == "space":
             theirs, value = _space_difference(theirs, value)
         raise SearchError(
-            f"{path} holds a search with {name}={theirs}, not {value}; give the same {name} to "
-            "resume it, or choose another folder."
+            f"{place} holds a search with {name}={theirs}, not {value}; give the same {name} to "
+            f"{'join' if place.is_shared else 'resume'} it, or choose another "
+            f"{'study' if place.is_shared else 'folder'}."
         )
 
 
@@ -356,26 +405,8 @@ def _sweep(study: Study) -> None:
         finish_failed(study, trial, killed=True)
 
 
-def _enqueue_default(study: Study, home: Setting) -> None:
-    """Put the default settings first, once; again only where they failed before anything had
-    succeeded, for then it was not their fault."""
-    live = live_trials(study)
-    done = any(t.state == TrialState.COMPLETE for t in live)
-    if not any(t.user_attrs.get("default") and (done or t.state != TrialState.FAIL) for t in live):
-        study.enqueue_trial(home, user_attrs={"default": True})
-
-
 def _agent(space: SearchSpace, study: Study) -> Agent:
-    """Return the agent as all trials have taught it; for tpe and random, the reward model.
-
-    Raises:
-        SearchError: no trial succeeded.
-    """
-    live = live_trials(study)
-    if not any(t.state == TrialState.COMPLETE for t in live):
-        failed = [t for t in live if t.state == TrialState.FAIL]
-        error = failed[-1].user_attrs.get("error", "none was given.") if failed else "none ran."
-        raise SearchError(f"all {len(failed)} trials failed; the last error: {error}")
+    """Return the agent as all trials have taught it; for tpe and random, the reward model."""
     sampler = study.sampler
     if isinstance(sampler, KnobSampler) and not isinstance(sampler, RandomSettingsSampler):
         return sampler.fitted(study)
@@ -384,41 +415,29 @@ def _agent(space: SearchSpace, study: Study) -> Agent:
 
 def _shortlist(space: SearchSpace, study: Study, home: Setting, settings: SearchSettings,
                agent: Agent) -> list[tuple[Setting, float | None]]:  # fmt: skip
-    live = live_trials(study)
-    forecast = Forecast(live)
-    scored = [(t.params, forecast.score(t)) for t in live]
+    trials = study.get_trials(deepcopy=False)
+    forecast = Forecast(trials)
+    scored = [(t.params, forecast.score(t)) for t in trials]
     known = [(params, score) for params, score in scored if score is not None]
     if not settings.agent.startswith("dyna-q"):  # whoever searched, the model recommends
         agent = DynaQSampler(space=space).fitted(study)
     return shortlist(space, known, home, settings.finalists, agent=agent)
 
 
-def _enqueue_finals(study: Study, chosen: list[Setting], seeds: tuple[int, ...]) -> None:
-    """Queue the trainings that the finals still lack, seed by seed; drop those that wait and are
-    not asked for any more."""
-    wanted = {(_text(setting), seed): setting for seed in seeds for setting in chosen}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        if (_text(trial.user_attrs["values"]), trial.user_attrs["seed"]) not in wanted:
-            finish_failed(study, trial, killed=True)
-    there = {(_text(t.user_attrs["values"]), t.user_attrs["seed"]) for t in live_trials(study)}
-    for key, setting in wanted.items():
-        if key not in there:
-            attrs = {"values": setting, "seed": key[1]}
-            study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attrs))
-
-
 def _final_scores(study: Study) -> dict[tuple[str, int], float]:
     return {
-        (_text(t.user_attrs["values"]), t.user_attrs["seed"]): t.value
+        (setting_text(t.user_attrs["values"]), t.user_attrs["seed"]): t.value
         for t in live_trials(study)
         if t.state == TrialState.COMPLETE and t.value is not None
     }
 
 
-class _Reporter:
-    """Calls `on_trial` once for each training that has ended since the session began."""
+class _Lookout:
+    """What is done between trainings: tell those that have ended since the session began, and
+    bury those whose machine no longer answers."""
 
-    def __init__(self, studies: list[Study], on_trial: OnTrial | None) -> None:
+    def __init__(self, place: Place, studies: list[Study], on_trial: OnTrial | None) -> None:
+        self.place = place
         self.studies = studies
         self.on_trial = on_trial
         self.told = {
@@ -427,28 +446,42 @@ class _Reporter:
             for t in study.get_trials(deepcopy=False)
             if t.state.is_finished()
         }
+        self._pulses = [Pulse(place.dead_s) for _ in studies]
+        self._looked = -math.inf
 
     def __call__(self) -> None:
-        if self.on_trial is None:
-            return
+        if self.on_trial is not None:
+            self._tell(self.on_trial)
+        if self.place.is_shared and time.monotonic() > self._looked + self.place.beat_s:
+            self._looked = time.monotonic()
+            for study, pulse in zip(self.studies, self._pulses, strict=True):
+                for trial in pulse.dead(study.get_trials(deepcopy=False)):
+                    who = trial.user_attrs.get("pid")
+                    bury(study, trial, f"its worker, {who}, no longer answers.")
+
+    def _tell(self, on_trial: OnTrial) -> None:
         for study in self.studies:
             for trial in study.get_trials(deepcopy=False):
                 key = (study.study_name, trial.number)
                 if trial.state.is_finished() and key not in self.told and not is_killed(trial):
                     self.told.add(key)
-                    self.on_trial(self.record(study, trial))
+                    on_trial(_record(study, trial))
 
-    @staticmethod
-    def record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        """Return what is known of a training, JSON-ready."""
-        attrs = {name: v for name, v in trial.user_attrs.items() if name != "pid"}
-        trials = study.get_trials(deepcopy=False)
-        return {
-            "phase": study.study_name,
-            "number": trial_index(trials, trial.number),
-            "state": trial.state.name.lower(),
-            "values": trial.params,
-            "score": trial.value if trial.state == TrialState.COMPLETE else None,
-            "stopped_after": trial.last_step if trial.state == TrialState.PRUNED else None,
-            **attrs,
-        }
+
+def _record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Return what is known of a training, JSON-ready."""
+    attrs = {
+        name: value
+        for name, value in trial.user_attrs.items()
+        if name not in ("pid", BEAT, BEGAN, ENDED)
+    }
+    trials = study.get_trials(deepcopy=False)
+    return {
+        "phase": study.study_name.rsplit("/", 1)[-1],
+        "number": trial_index(trials, trial.number),
+        "state": trial.state.name.lower(),
+        "values": trial.params,
+        "score": trial.value if trial.state == TrialState.COMPLETE else None,
+        "stopped_after": trial.last_step if trial.state == TrialState.PRUNED else None,
+        **attrs,
+    }

@@ -8,33 +8,35 @@ more with the same seed; it counts once.
 from __future__ import annotations
 
 import fcntl
+import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from rl.fidelity import KILLED, Forecast
-from rl.samplers import setting_under_way
+from rl.fidelity import ENDED, KILLED, Forecast, span_s
 from rl.space import Setting, Value
 
 BEAT = "beat"
-"""User attribute of a running trial: a count that its worker raises every `BEAT_S`."""
-BEAT_S = 5.0
-DEAD_S = 45.0
-"""A worker elsewhere whose count stands still for so long is taken for dead."""
+"""User attribute of a running trial: a count that its worker raises every few seconds."""
+DIED = "died"
+"""What the user attribute `KILLED` says of a trial whose worker died, which is to be run again."""
 RETRY_OF = "retry_of"
 """User attribute of a trial that is run again: the number of the one whose worker died."""
+
+_MOST_TRIES = 10  # to open a database that others are making
 
 Phase = Literal["trials", "finals"]
 
@@ -51,6 +53,10 @@ class Place:
     """Path of an SQLite file, or the address of a storage that machines share."""
     name: str = ""
     """Tells searches in one shared storage apart."""
+    beat_s: float = 5.0
+    """How often a worker shows that it is alive."""
+    dead_s: float = 45.0
+    """A worker elsewhere that has not shown it for so long is taken for dead."""
 
     @property
     def is_shared(self) -> bool:
@@ -70,21 +76,48 @@ class Place:
         return f"{scheme}://{rest.rsplit('@', 1)[-1]} ({self.name})"
 
     def open(
-        self, phase: Phase, sampler: BaseSampler | None = None, pruner: BasePruner | None = None
+        self,
+        phase: Phase | Literal["log"],
+        sampler: BaseSampler | None = None,
+        pruner: BasePruner | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
     ) -> Study:
         """Return the study of a phase, made where it is not there yet.
+
+        Args:
+            storage: where it is open already, so that no further connections are needed.
 
         Raises:
             SearchError: the storage cannot be reached, or a package for it is missing.
         """
         return optuna.create_study(
-            storage=open_storage(self.storage),
+            storage=storage or open_storage(self.storage),
             study_name=f"{self.name}/{phase}" if self.is_shared else phase,
             direction="maximize",
             sampler=sampler or optuna.samplers.RandomSampler(seed=0),
             pruner=pruner or NopPruner(),
             load_if_exists=True,
         )
+
+    def settle(
+        self, key: str, value: Any, storage: optuna.storages.BaseStorage | None = None
+    ) -> Any:
+        """Return what is settled under a key: the value of whoever came first, JSON-ready.
+
+        What machines decide each for itself may differ, in the last digit of a sum or because one
+        looked a moment earlier; so that all go on alike, the first decision holds for all. A file
+        has one search at a time, so there `value` holds.
+        """
+        if not self.is_shared:
+            return value
+        log = self.open("log", storage=storage)
+        while True:
+            for entry in log.get_trials(deepcopy=False):
+                if entry.user_attrs.get("key") == key:
+                    return entry.user_attrs["value"]
+            attrs = {"key": key, "value": value}
+            # entries are numbered in one step, so that there is a first one
+            log.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attrs))
 
     def claim(self) -> Any:
         """Return a context that only one worker can be in; elsewhere than in a file, one that all
@@ -104,27 +137,43 @@ def open_storage(address: str) -> optuna.storages.BaseStorage:
             f"sqlite:///{address}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
     scheme, rest = address.split("://", 1)
-    try:
-        if scheme == "grpc":
-            host, _, port = rest.partition(":")
-            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
-            proxy.wait_server_ready(timeout=10)
-            return proxy
-        if scheme in ("postgresql", "postgres"):
-            address = f"postgresql+psycopg://{rest}"
-        # a connection may be closed while a training lasts: ask before each use
-        return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-    except ImportError as error:
-        raise SearchError(
-            f"{scheme}:// needs the package {error.name or error}; install melbandit[cluster]."
-        ) from None
-    except Exception as error:
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return _open_shared(scheme, rest)
+        except ImportError as error:
+            raise SearchError(
+                f"{scheme}:// needs the package {error.name or error}; install melbandit[cluster]."
+            ) from None
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
+            # several machines make the tables of a new database at the same moment
+            problem: Exception = error
+            if tries < _MOST_TRIES:
+                time.sleep(random.random())
+                continue
+        except Exception as error:
+            problem = error
         where = rest.rsplit("@", 1)[-1]
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = str(problem).strip().splitlines() or [type(problem).__name__]
         raise SearchError(
             f"{scheme}://{where}: the storage cannot be opened ({reason[0]}); check the address, "
             "and that its server runs."
-        ) from None
+        )
+
+
+def _open_shared(scheme: str, rest: str) -> optuna.storages.BaseStorage:
+    if scheme == "grpc":
+        host, _, port = rest.partition(":")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+        proxy.wait_server_ready(timeout=10)
+        return proxy
+    if scheme in ("postgresql", "postgres"):
+        scheme = "postgresql+psycopg"
+    # a connection may be closed while a training lasts: ask before each use
+    return optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs={"pool_pre_ping": True})
 
 
 def read_earlier(where: str) -> list[tuple[Setting, float]]:
@@ -204,25 +253,22 @@ def spent_s(trials: Sequence[FrozenTrial]) -> float:
 
     Killed trials are left out: when they ended is not known.
     """
-    total, reached = 0.0, datetime.min
+    total, reached = 0.0, 0.0
     for start, end in sorted(_spans(trials)):
         if end > reached:
-            total += (end - max(start, reached)).total_seconds()
+            total += end - max(start, reached)
             reached = end
     return total
 
 
 def training_s(trials: Sequence[FrozenTrial]) -> float:
     """Return the time that the trials ran, added up, in seconds; killed ones left out."""
-    return sum((end - start).total_seconds() for start, end in _spans(trials))
+    return sum(end - start for start, end in _spans(trials))
 
 
-def _spans(trials: Sequence[FrozenTrial]) -> list[tuple[datetime, datetime]]:
-    return [
-        (t.datetime_start, t.datetime_complete or datetime.now())
-        for t in trials
-        if t.datetime_start is not None and not is_killed(t)
-    ]
+def _spans(trials: Sequence[FrozenTrial]) -> list[tuple[float, float]]:
+    spans = (span_s(t) for t in trials if t.state != TrialState.WAITING and not is_killed(t))
+    return [span for span in spans if span is not None]
 
 
 def finish_failed(study: Study, trial: FrozenTrial, **attrs: Value) -> None:
@@ -233,59 +279,35 @@ def finish_failed(study: Study, trial: FrozenTrial, **attrs: Value) -> None:
     with suppress(UpdateFinishedTrialError):
         for name, value in attrs.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        study._storage.set_trial_user_attr(trial._trial_id, ENDED, time.time())
         study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
 
 def bury(study: Study, trial: FrozenTrial, error: str) -> None:
-    """Write down the end of a trial whose worker died: it is queued once more, with its seed, and
+    """Write down the end of a trial whose worker died: it is run once more, with its seed, and
     counts once; the second time it failed."""
     attrs = trial.user_attrs
-    if RETRY_OF in attrs or "seed" not in attrs:
-        # without a seed the worker died before it trained: nothing has to be the same again
-        if RETRY_OF in attrs:
-            finish_failed(study, trial, error=error)
-        else:
-            finish_failed(study, trial, killed=True)
-        return
-    finish_failed(study, trial, error=error, killed=True)
-    kept: dict[str, Any] = {n: attrs[n] for n in ("seed", "values", "default") if n in attrs}
-    again = create_trial(
-        state=TrialState.WAITING,
-        user_attrs={**kept, RETRY_OF: trial.number},
-        system_attrs={"fixed_params": setting_under_way(trial)} if trial.params else {},
-    )
-    study.add_trial(again)
-
-
-def is_double(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> bool:
-    """Return whether an earlier trial that counts does what this one was queued for: several
-    machines may queue the same, and the first entry holds."""
-    purpose = _purpose(trial.user_attrs)
-    return purpose is not None and any(
-        t.number < trial.number and not is_killed(t) and _purpose(t.user_attrs) == purpose
-        for t in trials
-    )
-
-
-def _purpose(attrs: Mapping[str, Any]) -> tuple[Any, ...] | None:
     if RETRY_OF in attrs:
-        return (RETRY_OF, attrs[RETRY_OF])
-    if "values" in attrs:
-        return ("final", repr(sorted(attrs["values"].items())), attrs["seed"])
-    return ("default",) if attrs.get("default") else None
+        finish_failed(study, trial, error=error)
+    elif "seed" in attrs:
+        # one attribute says all, and says it first: where the trial was finished meanwhile, it
+        # either cannot be written and the trial stands, or it can and the trial is run again
+        finish_failed(study, trial, killed=DIED, error=error)
+    else:  # the worker died before it trained: nothing has to be the same again
+        finish_failed(study, trial, killed=True)
 
 
 class Heart:
     """Raises a running trial's count until it is stopped: `with Heart(study, trial_id): ...`."""
 
-    def __init__(self, study: Study, trial_id: int) -> None:
-        self._study, self._trial_id = study, trial_id
+    def __init__(self, study: Study, trial_id: int, beat_s: float) -> None:
+        self._study, self._trial_id, self._beat_s = study, trial_id, beat_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def _beat(self) -> None:
         count = 0
-        while not self._over.wait(BEAT_S):
+        while not self._over.wait(self._beat_s):
             count += 1
             with suppress(Exception):  # finished meanwhile, or a storage out of reach for once
                 self._study._storage.set_trial_user_attr(self._trial_id, BEAT, count)
@@ -301,7 +323,7 @@ class Heart:
 class Pulse:
     """Watches the counts of trials that run elsewhere, by this machine's clock alone."""
 
-    def __init__(self, dead_s: float = DEAD_S) -> None:
+    def __init__(self, dead_s: float) -> None:
         self.dead_s = dead_s
         self._seen: dict[int, tuple[Any, float]] = {}
 

@@ -1,8 +1,7 @@
 """Workers: who takes the next trial from the study, runs it and writes it back.
 
-One worker runs in this process; more are processes of their own (spawned, never
-forked). They share nothing but the storage. In a file a trial is taken under a
-lock, which the system releases even if the worker is killed.
+One worker runs in this process; more are processes of their own (spawned, never forked), or actors
+on a Ray cluster (`rl.cluster`). They share nothing but the storage.
 """
 
 from __future__ import annotations
@@ -11,188 +10,33 @@ import math
 import multiprocessing
 import os
 import signal
-import socket
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
-from rl.budget import SearchSettings
-from rl.fidelity import KILLED, make_pruner
+from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worker_name
+from rl.fidelity import BEGAN, ENDED, KILLED
 from rl.objective import Objective, Stop
-from rl.samplers import Earlier, Reader, make_sampler, trial_index
-from rl.space import SearchSpace, Setting
-from rl.studies import (
-    Heart,
-    Phase,
-    Place,
-    SearchError,
-    bury,
-    is_double,
-    is_killed,
-    spent_s,
-    training_s,
-)
+from rl.space import Setting
+from rl.studies import BEAT, RETRY_OF, Heart, Phase, SearchError, bury
 
-MAX_FIRST_FAILURES = 5
-"""So many failures before any success say that something else than the settings is wrong."""
 GRACE_S = 30.0
 """How long a worker that was asked to stop may take before it is ended."""
 
 
 class SearchInterrupted(Exception):
     """The search was asked to end; the same command resumes it."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker needs to know; picklable."""
-
-    space: SearchSpace
-    objective: Objective
-    place: Place
-    settings: SearchSettings
-    seed: int = 0
-    first_number: int = 0
-    """Number of this session's first trial."""
-    earlier: Earlier = ()
-    """What earlier studies of the space found: settings and their scores, a list for each."""
-    trial_values: Mapping[str, Any] = field(default_factory=dict)
-    """What a trial is trained with beside its choices, and the finals are not."""
-
-    def study(self, phase: Phase) -> Study:
-        """Return the study of the trials or of the finals."""
-        if phase == "finals":
-            return self.place.open(phase)
-        settings = self.settings
-        sampler = make_sampler(
-            settings.agent, self.space, self.seed, earlier=self.earlier,
-            cost_aware=settings.cost_aware,
-        )  # fmt: skip
-        return self.place.open(phase, sampler, make_pruner(settings.pruner, self.n_epochs))
-
-    @property
-    def n_epochs(self) -> int:
-        """Epochs of a whole trial."""
-        return self.settings.trial_epochs or self.objective.epochs
-
-
-def trial_seed(seed: int, index: int) -> int:
-    """Return the training seed of trial `index`: an even number below 2^31."""
-    return int(np.random.default_rng([seed, index, 1]).integers(2**30)) * 2
-
-
-def final_seeds(seed: int, n: int) -> tuple[int, ...]:
-    """Return the training seeds of the finals: odd numbers, so no trial ever had one."""
-    drawn: list[int] = []
-    rng = np.random.default_rng([seed, 2])
-    while len(drawn) < n:
-        fresh = int(rng.integers(2**30)) * 2 + 1
-        if fresh not in drawn:
-            drawn.append(fresh)
-    return tuple(drawn)
-
-
-def worker_name(pid: int | None = None) -> str:
-    """Return the name of a worker's process on this machine, or of this one."""
-    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
-
-
-def over_budget(work: Work, trials: Sequence[FrozenTrial], *, ahead_s: float = 0.0) -> bool:
-    """Return whether the trials' time is up, or will be in `ahead_s` seconds."""
-    minutes, training_seconds = work.settings.minutes, work.settings.training_seconds
-    return (minutes is not None and spent_s(trials) + ahead_s >= 60 * minutes) or (
-        training_seconds is not None and training_s(trials) + ahead_s >= training_seconds
-    )
-
-
-def epoch_s(trials: Sequence[FrozenTrial]) -> float:
-    """Return what an epoch took on average, in seconds; 0 where none was finished."""
-    ended = [t for t in trials if t.duration and t.intermediate_values and not is_killed(t)]
-    n_epochs = sum(len(t.intermediate_values) for t in ended)
-    return sum(t.duration.total_seconds() for t in ended if t.duration) / max(n_epochs, 1)
-
-
-def may_start(work: Work, trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether the budget, the space and the trials so far leave room for one more."""
-    live = [t for t in trials if not is_killed(t)]
-    started = [t for t in live if t.state != TrialState.WAITING]
-    done = [t for t in started if t.state == TrialState.COMPLETE]
-    most = work.settings.most_trials
-    if most is not None and len(started) >= most:
-        return False
-    failed = [t for t in started if t.state == TrialState.FAIL and t.number >= work.first_number]
-    if not done and len(failed) >= MAX_FIRST_FAILURES:
-        return False
-    if done and over_budget(work, started, ahead_s=epoch_s(started)):
-        return False
-    waiting = len(live) > len(started)
-    return waiting or len(Reader(work.space).tried(started)) < work.space.size()
-
-
-def claim_trial(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
-    """Return the next trial with its setting and seed, or None where the trials are over."""
-    while True:
-        with work.place.claim():
-            trials = study.get_trials(deepcopy=False)
-            if not may_start(work, trials):
-                return None
-            trial = study.ask()
-            trial.set_user_attr("pid", worker_name())
-            if _is_surplus(study, work, trial):
-                study.tell(trial, state=TrialState.FAIL)
-                continue
-            values: Setting = {}
-            while (knob := work.space.next_knob(values)) is not None:
-                values[knob.name] = trial.suggest_categorical(knob.name, knob.values)
-            trials = study.get_trials(deepcopy=False)
-            fresh = trial_seed(work.seed, trial_index(trials, trial.number))
-            seed = int(trial.user_attrs.get("seed", fresh))  # one that is run again has its own
-            trial.set_user_attr("seed", seed)
-            return trial, values, seed
-
-
-def _is_surplus(study: Study, work: Work, trial: Trial) -> bool:
-    """Return whether the trial must not be run, having marked it so: without a lock two machines
-    may take the last trial at once, or queue the same one."""
-    if not work.place.is_shared:
-        return False
-    trials = study.get_trials(deepcopy=False)
-    mine = trials[trial.number]
-    most = work.settings.most_trials
-    before = [t for t in trials[: trial.number] if not is_killed(t)]
-    too_many = most is not None and len(before) >= most
-    if too_many or is_double(trials, mine):
-        trial.set_user_attr(KILLED, True)
-        return True
-    return False
-
-
-def claim_final(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
-    """Return the next training of the finals, or None where none is left."""
-    while True:
-        with work.place.claim():
-            if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                return None
-            trial = study.ask()
-            is_empty = "values" not in trial.user_attrs  # another machine took the last one
-            trials = study.get_trials(deepcopy=False)
-            if is_empty or is_double(trials, trials[trial.number]):
-                trial.set_user_attr(KILLED, True)
-                study.tell(trial, state=TrialState.FAIL)
-                continue
-            trial.set_user_attr("pid", worker_name())
-            return trial, trial.user_attrs["values"], trial.user_attrs["seed"]
 
 
 def plain(value: Any) -> Any:
@@ -237,6 +81,10 @@ class Overseer:
         return self.is_cut
 
 
+RESERVED = ("seed", "pid", "default", "error", "values", BEAT, BEGAN, ENDED, KILLED, RETRY_OF)
+"""User attributes that an objective cannot set."""
+
+
 def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, phase: Phase,
             stop: Stop) -> None:  # fmt: skip
     """Train with one setting and write down what came of it."""
@@ -244,12 +92,13 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
     overseer = Overseer(study, trial, work, phase)
     given = {**values, **(work.trial_values if phase == "trials" else {})}
     try:
-        with Heart(study, trial._trial_id):
+        with Heart(study, trial._trial_id, work.place.beat_s):
             result = work.objective(given, seed, stop, overseer)
         if not math.isfinite(result.score):
             error = f"the score is {result.score}, which is no number to learn from."
     except Exception as problem:
         error = "".join(traceback.format_exception(problem, limit=-8))
+    trial.set_user_attr(ENDED, time.time())
     if stop():
         trial.set_user_attr(KILLED, True)
         study.tell(trial, state=TrialState.FAIL)
@@ -257,7 +106,7 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
     if result is not None:
         kept = {**result.extra, "seconds": result.seconds, "curve": result.curve}
         for name, value in kept.items():
-            if name not in ("seed", "pid", "default", "error", "values", KILLED):
+            if name not in RESERVED:
                 trial.set_user_attr(name, plain(value))
     if error or result is None:
         trial.set_user_attr("error", error)
@@ -268,11 +117,19 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
         study.tell(trial, float(result.score))
 
 
-def run_phase(work: Work, phase: Phase, stop: Stop, finished: Callable[[], None]) -> None:
-    """Run trials, or trainings of the finals, until none is left or `stop()` is true."""
+def run_phase(
+    work: Work, phase: Phase, stop: Stop, finished: Callable[[], None], wanted: Wanted = ()
+) -> None:
+    """Run trials, or the trainings that the finals want, until none is left or `stop()` is
+    true."""
     study = work.study(phase)
-    claim = claim_trial if phase == "trials" else claim_final
-    while not stop() and (claimed := claim(study, work)) is not None:
+    while not stop():
+        if phase == "trials":
+            claimed = claim_trial(study, work)
+        else:
+            claimed = claim_final(study, work, wanted)
+        if claimed is None:
+            return
         trial, values, seed = claimed
         # A trial finished by someone else: a resumed search took this worker for dead.
         with suppress(UpdateFinishedTrialError):
@@ -300,13 +157,28 @@ def _worker(work: Work, pipe: Connection, parent: int) -> None:
         prepare(work.objective)
         while not stop():
             if pipe.poll(0.1):
-                run_phase(work, pipe.recv(), stop, lambda: None)
+                phase, wanted = pipe.recv()
+                run_phase(work, phase, stop, lambda: None, wanted)
                 pipe.send("")
     except (EOFError, BrokenPipeError):  # the parent is gone
         return
     except Exception:
         with suppress(OSError):
             pipe.send(traceback.format_exc(limit=-8))
+
+
+class Workers(Protocol):
+    """Who does the work of a search."""
+
+    work: Work
+
+    def run(self, phase: Phase, wanted: Wanted = ()) -> None:
+        """Do all that is left of a phase; of the finals, what is wanted."""
+        ...
+
+    def close(self) -> None:
+        """End all work."""
+        ...
 
 
 class Here:
@@ -318,18 +190,27 @@ class Here:
         self.finished = finished
         prepare(work.objective)
 
-    def run(self, phase: Phase) -> None:
+    def run(self, phase: Phase, wanted: Wanted = ()) -> None:
         """Do all that is left of a phase.
 
         Raises:
             SearchInterrupted: `stop()` became true.
         """
-        run_phase(self.work, phase, self.stop, self.finished)
+        run_phase(self.work, phase, self.stop, self.finished, wanted)
         if self.stop():
             raise SearchInterrupted("the search was stopped; run it again to resume.")
 
     def close(self) -> None:
         """Leave nothing behind."""
+
+
+def bury_all(work: Work, phase: Phase, name: str, error: str) -> None:
+    """Write down that a worker has ended, so that what it was training is run once more."""
+    study = work.study(phase)
+    with work.place.claim():  # no one is just finding the index of a trial of his
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("pid") == name:
+                bury(study, trial, error)
 
 
 class Pool:
@@ -348,7 +229,7 @@ class Pool:
             theirs.close()  # so that a worker's end reads as the end of its pipe
             self._workers[mine] = process
 
-    def run(self, phase: Phase) -> None:
+    def run(self, phase: Phase, wanted: Wanted = ()) -> None:
         """Have the workers do all that is left of a phase.
 
         Raises:
@@ -358,7 +239,7 @@ class Pool:
         busy = []
         for pipe in list(self._workers):
             try:
-                pipe.send(phase)
+                pipe.send((phase, wanted))
                 busy.append(pipe)
             except OSError:
                 self._bury(pipe, phase)
@@ -381,14 +262,12 @@ class Pool:
             )
 
     def _bury(self, pipe: Connection, phase: Phase) -> None:
-        """Write down the end of a worker that was killed, and queue its trial once more."""
+        """Write down the end of a worker that was killed; its trial is run once more."""
         process = self._workers.pop(pipe)
         pipe.close()
         process.join()
-        study = self.work.study(phase)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("pid") == worker_name(process.pid):
-                bury(study, trial, f"the worker process ended with exit code {process.exitcode}.")
+        error = f"the worker process ended with exit code {process.exitcode}."
+        bury_all(self.work, phase, worker_name(process.pid), error)
 
     def close(self) -> None:
         """End the workers, kindly at first."""

@@ -14,6 +14,8 @@ COMMANDS = {
     "predict": "label files with a fitted model",
     "landscape": "train with every setting of a space, to compare tuners on",
     "compare": "play tuners against one another on measured landscapes",
+    "play": "play tic-tac-toe against an agent that taught itself",
+    "gridworld": "watch an agent learn its way through a grid",
     "report": "write a run's report page again",
     "synthesise": "write the embedded corpus of synthetic sounds",
 }

@@ -7,7 +7,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +22,7 @@ from audio.settings import (
     SettingsError,
     SpectrogramSettings,
     TrainingSettings,
+    fingerprint,
 )
 from data.corpus import CorpusSettings, open_corpus
 from rl.budget import SearchSettings
@@ -31,6 +33,8 @@ from scripts.spaces import space_for
 from scripts.tables import finals_text, scores_text
 
 if TYPE_CHECKING:
+    from audio.clips import Manifest
+    from rl.cluster import Nodes
     from rl.search import SearchResult
     from rl.space import SearchSpace
     from rl.studies import Place
@@ -70,6 +74,16 @@ class Search:
     grpc://host:port) and run the same command on each; by default it is OUT/study.db."""
     study: str | None = None
     """Name of the study in a shared storage; by default that of the folder OUT."""
+    watch: bool = False
+    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
+    ray: str | None = None
+    """Train on a Ray cluster at this address, as ray.init takes it (host:port, ray://host:port,
+    auto, local); --workers is then their number, 0 as many as it has processors for. Needs
+    --storage."""
+    ray_cpus: float = 1
+    """Processors of the cluster that each worker takes."""
+    ray_gpus: float = 0
+    """GPUs of the cluster that each worker takes; 0.25 lets four share one."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     search: SearchSettings = SearchSettings()
@@ -92,6 +106,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
         raise SettingsError(
             "--overwrite does not reach a shared storage; give another --study to start over."
         )
+    _check_nodes(command)
     argv = [re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", part) for part in argv]  # no passwords
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, dropped = space_for(command.space, settings)
@@ -135,7 +150,7 @@ def _search(
     from rl.studies import read_earlier
     from scripts.clips_in import decode_sounds
     from scripts.objective import TrainingObjective, settings_of
-    from scripts.pages import write_search_page
+    from scripts.study_page import write_search_page
 
     budget = command.search
     store = folder.work / "waveforms"
@@ -163,7 +178,7 @@ def _search(
     if budget.trial_epochs is not None and "epochs" in space:
         raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
     fewer = budget.trial_epochs is not None and budget.trial_epochs < settings.training.epochs
-    with progress("search", "trials") as draw:
+    with _told(command) as on_trial:
         found = run_search(
             space,
             objective,
@@ -173,7 +188,9 @@ def _search(
             default=default,
             earlier=[read_earlier(where) for where in command.like],
             trial_values={"epochs": budget.trial_epochs} if fewer else {},
-            on_trial=_shown(budget, draw),
+            grounds=_grounds(command, settings, clips.manifest),
+            nodes=nodes_of(command),
+            on_trial=on_trial,
         )
     best = settings_of(settings, found.best.values)
     results = found.to_json() | {"reward": command.reward, "failures": len(clips.failures)}
@@ -200,6 +217,50 @@ def place_of(command: Search) -> Place:
             "or leave it out for a file in OUT."
         )
     return Place(command.storage, command.study or command.out.resolve().name)
+
+
+@contextmanager
+def _told(command: Search) -> Iterator[Any]:
+    """Give the callback for each finished training: it draws the search, or writes a line."""
+    if command.watch and sys.stderr.isatty():
+        from scripts.watch import watching
+
+        with watching(place_of(command), command.search) as on_trial:
+            yield on_trial
+        return
+    with progress("search", "trials") as draw:
+        yield _shown(command.search, draw)
+
+
+def nodes_of(command: Search) -> Nodes | None:
+    """Return where on a Ray cluster the workers run; None without one."""
+    if command.ray is None:
+        return None
+    from rl.cluster import Nodes
+
+    return Nodes(command.ray, command.ray_cpus, command.ray_gpus)
+
+
+def _check_nodes(command: Search) -> None:
+    """Refuse a cluster's options that cannot be, before any clip is decoded."""
+    if not command.ray_cpus > 0:
+        raise SettingsError(f"ray_cpus={command.ray_cpus} must be above 0; raise it.")
+    if not command.ray_gpus >= 0:
+        raise SettingsError(f"ray_gpus={command.ray_gpus} must not be below 0; raise it.")
+    if (nodes := nodes_of(command)) is not None:
+        nodes.check(str(place_of(command)))
+
+
+def _grounds(command: Search, settings: Settings, manifest: Manifest) -> dict[str, Any]:
+    """Return what all machines on one study must agree in: the clips, by their place below the
+    corpus's folder, the settings that no agent chooses, and the reward."""
+    clips = [
+        [str(manifest.relative(c.path)), c.start_s, c.duration_s, c.label, c.group, c.split]
+        for c in manifest.clips
+    ]
+    kept = settings.with_values({"device": "auto", "threads": 0}).to_json()  # each machine's own
+    made = {"corpus": fingerprint(clips), "settings": fingerprint(kept), "reward": command.reward}
+    return made if command.storage else {}
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:
@@ -268,7 +329,8 @@ def _recommendation(
     best, base, difference = found.best, found.default, found.difference
     n = len(best.seeds)
     changes = [
-        {"setting": name, "default": default.get(name), "recommended": value}
+        {"setting": name, "recommended": value}
+        | ({"default": default[name]} if name in default else {})
         for name, value in best.values.items()
         if value != default.get(name)
     ]

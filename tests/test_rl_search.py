@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rl.claims import Work, final_seeds, trial_seed
+from rl.cluster import Nodes
 from rl.finals import T_QUANTILES, Finalist, paired_difference, rank_finalists, shortlist
 from rl.search import (
     SearchError,
@@ -28,7 +30,7 @@ from rl.search import (
 )
 from rl.space import Knob, SearchSpace, SpaceError
 from rl.studies import Place
-from rl.workers import Pool, Work, final_seeds, trial_seed
+from rl.workers import Pool
 
 SPACE = SearchSpace(
     [
@@ -351,3 +353,12 @@ def test_the_shortlist_holds_the_best_and_the_default() -> None:
     found = shortlist(SPACE, tried, SPACE.default(), 1)
     assert found == [({**at, "m": None}, 0.2), (SPACE.default(), 0.1)]
     assert shortlist(SPACE, [], SPACE.default(), 3) == [(SPACE.default(), None)]
+
+
+def test_a_file_is_refused_as_the_storage_of_a_cluster(tmp_path: Path) -> None:
+    for storage in (str(tmp_path / "study.db"), f"sqlite:///{tmp_path}/study.db"):
+        with pytest.raises(
+            SearchError, match=r"ray=auto cannot go.*give a storage that every node"
+        ):
+            run_search(SPACE, Training(tmp_path), SETTINGS, Place(storage), nodes=Nodes("auto"))
+    assert not list(tmp_path.iterdir())
