@@ -314,6 +314,40 @@ def test_the_middle_of_a_long_recording_is_that_of_the_whole(tmp_path, monkeypat
     assert np.abs(whole.levels[0] - streamed.levels[0]).max() < 5e-3
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_is_told_within_one_long_recording(tmp_path, workers):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(100 * 8000), 8000)
+    manifest = Manifest((Clip(path, "x", split="train"),), tmp_path)
+    windows = as_windows(manifest, [100.0], SETTINGS, 0.0)
+    told = []
+    convert_clips(
+        windows.clips,
+        range(len(windows)),
+        SETTINGS,
+        Kept(),
+        cut=CutSettings(longer="windows"),
+        workers=workers,
+        progress=told.append,
+    )
+    assert told == sorted(told)
+    assert len(told) > 5
+    assert told[-1] == len(windows) == 250
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_of_the_sink_ends_the_conversion_and_is_raised(clips, workers):
+    class Full(Kept):
+        def write(self, rows, levels, n_valid):
+            super().write(rows, levels, n_valid)
+            raise OSError(errno.ENOSPC, "full")
+
+    sink = Full()
+    with pytest.raises(OSError, match="full"):
+        convert_clips(clips, range(70), SETTINGS, sink, workers=workers)
+    assert len(sink.levels) <= 64
+
+
 def test_a_piece_past_the_end_of_a_stream_is_refused(tmp_path):
     from audio.decoding import ClipError
 
