@@ -31,8 +31,18 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-slow: install
+slow: install .venv/cluster
 	$(BIN)/python -m pytest -m slow
+
+# Ray, the databases' drivers and a PostgreSQL, for the tests of several machines. What cannot be
+# had here is skipped by them with a reason, and tried again the next time.
+.venv/cluster: requirements-cluster.lock .venv/installed
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
+	  || { test "$$(id -u)" = 0 && apt-get update -qq \
+	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql; } \
+	  || echo "PostgreSQL was not installed; its tests will be skipped"
+	@{ $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-cluster.lock \
+	   && touch $@; } || echo "Ray was not installed; its tests will be skipped"
 
 check: install
 	$(BIN)/ruff check .
@@ -46,6 +56,10 @@ lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra cluster \
+	  --constraint requirements.lock \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	  pyproject.toml --output-file requirements-cluster.lock
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -212,8 +212,20 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                     run()
         if pieces:
             run()
-        sums = np.zeros((n_clips, len(self.labels)), np.float32)
-        if n_clips:
-            np.add.at(sums, owner, np.concatenate(outputs))
-            sums /= np.bincount(owner, minlength=n_clips)[:, None]
-        return sums
+        if not n_clips:
+            return np.zeros((0, len(self.labels)), np.float32)
+        return mean_by_clip(outputs, np.array(owner), n_clips)
+
+
+def mean_by_clip(
+    outputs: Sequence[NDArray[np.float32]], owner: NDArray[np.int64], n_clips: int
+) -> NDArray[np.float32]:
+    """Return the mean over each clip's windows, float32 (n_clips, n_labels).
+
+    outputs: batches of (n, n_labels), in all a row a window. owner: the clip of each window.
+    """
+    chances = np.concatenate(outputs)
+    sums = np.zeros((n_clips, chances.shape[1]), np.float32)
+    np.add.at(sums, owner, chances)
+    sums /= np.bincount(owner, minlength=n_clips)[:, None]
+    return sums

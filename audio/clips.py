@@ -17,6 +17,8 @@ from audio.files import file_state, write_atomically
 from audio.settings import UserError
 
 SPLITS = ("train", "validation", "test")
+
+_VALIDATION_PERCENT = 20.0
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
 
 
@@ -209,10 +211,14 @@ class SplitSettings:
     """Official folds that validate; by default the one before the test's."""
     test_percent: float = 20.0
     """Share of the clips kept for the test where nothing else decides; whole groups only."""
-    validation_percent: float = 20.0
-    """Share of the clips that validate where nothing else decides; whole groups only."""
+    validation_percent: float | None = None
+    """Share of the clips that validate where nothing else decides; whole groups only. By default
+    20, and 10 of each training under --folds."""
     split_seed: int = 0
     """Seed of the split by share."""
+    allow_leakage: bool = False
+    """Go on where a group, or the same sound twice, is on two sides of a split. The model's record
+    says so."""
 
 
 def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
@@ -228,6 +234,8 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
             prescribed split that puts one group on two sides.
     """
     test, validation = settings.test_percent, settings.validation_percent
+    if validation is None:
+        validation = _VALIDATION_PERCENT
     if test < 0 or validation <= 0 or test + validation >= 100:
         raise ManifestError(
             f"test_percent={test:g} and validation_percent={validation:g} leave a side without "
@@ -246,7 +254,7 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     elif any(settled):
         settled = [None if split == "train" else split for split in settled]
     elif all(clip.fold is not None for clip in clips):
-        folds = sorted({str(clip.fold) for clip in clips}, key=_natural)
+        folds = sorted({str(clip.fold) for clip in clips}, key=natural_order)
         if len(folds) < 3:
             raise ManifestError(
                 f"{len(folds)} folds are too few for three sides; name --test-folds."
@@ -257,36 +265,47 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     labels = [clip.label for clip in clips]
     drawn = [split is None for split in settled]
     if "test" not in settled and settings.test_percent > 0:
-        _draw(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
+        draw_side(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
     if "validation" not in settled:
-        share = 100 * settings.validation_percent / (100 - settings.test_percent)
-        _draw(settled, groups, labels, "validation", share, settings.split_seed)
-    _train_every_class(settled, groups, labels, drawn)
+        share = 100 * validation / (100 - test)
+        draw_side(settled, groups, labels, "validation", share, settings.split_seed)
+    train_every_class(settled, groups, labels, drawn)
     result = replace(
         manifest,
         clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
     )
-    check_splits(result)
+    check_splits(result, allow_leakage=settings.allow_leakage)
     return result
 
 
-def check_splits(manifest: Manifest) -> None:
-    """Hold a split manifest to the rules.
-
-    Raises:
-        ManifestError: a group on two sides, no clips to train or validate on, fewer than two
-            classes, or a class that is tested but never trained.
-    """
+def leaked_groups(manifest: Manifest) -> list[tuple[Clip, Clip]]:
+    """Return, for each group that is on two sides, a clip of either side."""
     side: dict[str, Clip] = {}
+    found: dict[str, tuple[Clip, Clip]] = {}
     for clip in manifest.clips:
         if clip.group is not None:
             first = side.setdefault(clip.group, clip)
             if first.split != clip.split:
-                raise ManifestError(
-                    f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
-                    f"{first.split}, {manifest.relative(clip.path)} in {clip.split}; a model would "
-                    "be scored on what it was trained on. Move one, or mend the group column."
-                )
+                found.setdefault(clip.group, (first, clip))
+    return list(found.values())
+
+
+def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
+    """Hold a split manifest to the rules.
+
+    Raises:
+        ManifestError: a group on two sides (unless that is allowed), no clips to train or validate
+            on, fewer than two classes, or a class that is tested but never trained.
+    """
+    leaks = [] if allow_leakage else leaked_groups(manifest)
+    for first, clip in leaks[:1]:
+        more = f" ({len(leaks) - 1} more groups are, too)" if len(leaks) > 1 else ""
+        raise ManifestError(
+            f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
+            f"{first.split}, {manifest.relative(clip.path)} in {clip.split}{more}; a model would "
+            "be scored on what it was trained on. Move one, mend the group column, or "
+            "--allow-leakage."
+        )
     count = Counter(clip.split for clip in manifest.clips)
     for split in ("train", "validation"):
         if not count[split]:
@@ -304,7 +323,7 @@ def check_splits(manifest: Manifest) -> None:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
 
 
-def _natural(name: str) -> tuple[int, float, str]:
+def natural_order(name: str) -> tuple[int, float, str]:
     """Sort 2 before 10, and numbers before words."""
     try:
         return (0, float(name), name)
@@ -321,12 +340,12 @@ def _by_name(
     there = {name for name in have if name is not None}
     for name in (*test, *validation):
         if name not in there:
-            shown = ", ".join(sorted(there, key=_natural)[:20]) or "none at all"
+            shown = ", ".join(sorted(there, key=natural_order)[:20]) or "none at all"
             raise ManifestError(f"no clip is in {what} {name}; there are: {shown}.")
     return ["test" if h in test else "validation" if h in validation else None for h in have]
 
 
-def _draw(
+def draw_side(
     settled: list[str | None],
     groups: Sequence[str],
     labels: Sequence[str],
@@ -363,7 +382,7 @@ def _draw(
         settled[free[position]] = side
 
 
-def _train_every_class(
+def train_every_class(
     settled: list[str | None], groups: Sequence[str], labels: Sequence[str], drawn: Sequence[bool]
 ) -> None:
     """Move whole groups that were drawn back to train until no class is held out entirely."""
@@ -377,5 +396,5 @@ def _train_every_class(
             return
         back = held.most_common(1)[0][0]
         for i, group in enumerate(groups):
-            if group == back:
+            if group == back and drawn[i]:  # not what was named for a side
                 settled[i] = None

@@ -28,8 +28,9 @@ from audio.augment import (
     mix_targets,
 )
 from audio.classifier import SpectrogramClassifier
+from audio.levels import levels_only
 from audio.metrics import scores_of
-from audio.settings import Settings, SettingsError, SpectrogramSettings
+from audio.settings import Settings, SettingsError
 from audio.spectrogram import LogMel
 from audio.stack import NetworkStack
 from audio.train import CLIP_NORM, SoundExamples, learning_rate, resolve
@@ -174,7 +175,7 @@ class _FrontEnds:
         self.samples = torch.from_numpy(np.concatenate(list(train.waveforms))).to(device)
         self.spectrogram = settings[0].spectrogram
         self.kinds, self.kind_of = _numbered([s.spectrogram for s in settings])
-        self.mels, self.mel_of_kind = _numbered([_levels_only(kind) for kind in self.kinds])
+        self.mels, self.mel_of_kind = _numbered([levels_only(kind) for kind in self.kinds])
         self.log_mels = [LogMel(mel).to(device) for mel in self.mels]
         self.norms = [LogMel(kind).to(device) for kind in self.kinds]
         self.draw_keys, self.draw_of = _numbered(
@@ -304,7 +305,7 @@ class _Scored:
         kinds = list({s.spectrogram: None for s in settings})
         features, mels = [], {}
         for kind in kinds:
-            mel, log_mel = _levels_only(kind), LogMel(kind).to(device)
+            mel, log_mel = levels_only(kind), LogMel(kind).to(device)
             if mel not in mels:
                 mels[mel] = log_mel(sound, n_valid)
             features.append(log_mel.normalise(mels[mel], n_valid))
@@ -375,11 +376,6 @@ class _Adam:
             change = first / slow / (second.sqrt() / damp + _EPSILON)
             weight.addcmul_(change, rate.view(wide), value=-1)
             weight.grad = None
-
-
-def _levels_only(settings: SpectrogramSettings) -> SpectrogramSettings:
-    """Return the settings without normalisation: equal ones give equal levels."""
-    return replace(settings, normalisation="none", mean_db=None, std_db=None)
 
 
 def _bytes(draw: Any) -> bytes:

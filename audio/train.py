@@ -11,7 +11,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,16 +30,18 @@ from audio.augment import (
     mix_targets,
 )
 from audio.backbones import head_parameters
-from audio.classifier import SpectrogramClassifier
+from audio.classifier import SpectrogramClassifier, mean_by_clip
 from audio.devices import choose_device, use_threads
 from audio.images import from_pixels
+from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.metrics import confusion_matrix, scores_of
-from audio.settings import Settings, SettingsError
+from audio.settings import Settings, SettingsError, SpectrogramSettings
 from audio.spectrogram import LogMel, measure_mean_std
-from audio.waveform import Waveform, choose_clip_s, fit_length
+from audio.waveform import Waveform, choose_clip_s, fit_length, window_starts
 
 _WARM_UP = 0.1  # share of the steps
 CLIP_NORM = 1.0
+_SCORED_TOGETHER = 64  # clips
 
 
 class Examples(Protocol):
@@ -59,10 +62,14 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class SoundExamples:
-    """Clips as waveforms at the model's rate; float32 (n_samples,) each, any length."""
+    """Clips as waveforms at the model's rate; float32 (n_samples,) each, any length.
+
+    cache: keeps the levels of the clips as they are, for the next epoch and the next fit.
+    """
 
     waveforms: Sequence[Waveform]
     targets: NDArray[np.int64]
+    cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
 
     def batch(
         self, rows: NDArray[np.int64], settings: Settings, rng: np.random.Generator | None
@@ -87,13 +94,76 @@ class SoundExamples:
     ) -> tuple[Tensor, Tensor]:
         waveform, n_valid = self.batch(rows, model.settings, rng)
         waveform, n_valid = waveform.to(model.device), n_valid.to(model.device)
-        if rng is not None:
-            draw = draw_waveform(rng, model.settings.augmentation, len(rows))
-            waveform, n_valid = apply_waveform(waveform, n_valid, draw)
+        if rng is None:
+            return model.log_mel(waveform, n_valid), n_valid
+        draw = draw_waveform(rng, model.settings.augmentation, len(rows))
+        if leaves_waveforms(model.settings.augmentation) and (kept := self.middles(model.log_mel)):
+            level = kept.level[torch.from_numpy(rows).to(model.device)]
+            n = model.settings.spectrogram.n_samples
+            # longer clips have another window each time
+            if drawn := [i for i, row in enumerate(rows) if len(self.waveforms[row]) > n]:
+                level[drawn] = model.log_mel(waveform[drawn], n_valid[drawn])
+            return level, n_valid
+        waveform, n_valid = apply_waveform(waveform, n_valid, draw)
         return model.log_mel(waveform, n_valid), n_valid
 
+    def middles(self, log_mel: LogMel) -> Levels | None:
+        """Return the levels of each clip's middle window, unvaried; None if they take too much."""
+        spectrogram, device = levels_only(log_mel.settings), log_mel.window.device
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            settings = Settings(spectrogram)
+            for rows in _batches(np.arange(len(self.waveforms)), _SCORED_TOGETHER):
+                waveform, n_valid = (t.to(device) for t in self.batch(rows, settings, None))
+                yield log_mel(waveform, n_valid), n_valid
+
+        if not self._fit(len(self.waveforms), spectrogram):
+            return None
+        owner = np.arange(len(self.waveforms))
+        with torch.no_grad():
+            return self.cache.get(
+                ("middles", spectrogram, device),
+                lambda: gather(parts(), owner),
+            )
+
+    def windows(self, model: SpectrogramClassifier) -> Levels | None:
+        """Return the levels of the windows that cover each clip; None if they take too much."""
+        spectrogram, device = levels_only(model.settings.spectrogram), model.device
+        n = spectrogram.n_samples
+        owner = np.repeat(
+            np.arange(len(self.waveforms)),
+            [len(window_starts(len(waveform), n)) for waveform in self.waveforms],
+        )
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            pieces = (window for waveform in self.waveforms for window in model.windows(waveform))
+            while some := list(islice(pieces, _SCORED_TOGETHER)):
+                sound = torch.from_numpy(np.stack([piece for piece, _ in some])).to(device)
+                n_valid = torch.tensor([n for _, n in some], device=device)
+                yield model.log_mel(sound, n_valid), n_valid
+
+        if not len(owner) or not self._fit(len(owner), spectrogram):
+            return None
+        return self.cache.get(("windows", spectrogram, device), lambda: gather(parts(), owner))
+
+    def _fit(self, n_windows: int, spectrogram: SpectrogramSettings) -> bool:
+        """Return whether the cache has room for so many windows."""
+        cells = n_windows * spectrogram.n_mels * spectrogram.n_frames
+        return 4 * cells + 16 * n_windows <= self.cache.most_bytes
+
+    @torch.inference_mode()
     def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
-        return model.predict(self.waveforms, batch_size=64)
+        kept = self.windows(model)
+        if kept is None:
+            return model.predict(self.waveforms, batch_size=_SCORED_TOGETHER)
+        model.eval()
+        outputs = []
+        for first in range(0, len(kept.owner), _SCORED_TOGETHER):
+            part = slice(first, first + _SCORED_TOGETHER)
+            level, n_valid = kept.level[part], kept.n_valid[part]
+            logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
+            outputs.append(torch.softmax(logits, -1).cpu().numpy())
+        return mean_by_clip(outputs, kept.owner, len(self.waveforms))
 
 
 @dataclass(frozen=True)
@@ -119,7 +189,7 @@ class PictureExamples:
         model.eval()
         outputs = []
         with torch.inference_mode():
-            for rows in _batches(np.arange(len(self.targets)), 64):
+            for rows in _batches(np.arange(len(self.targets)), _SCORED_TOGETHER):
                 level, n_valid = self.levels(rows, model, None)
                 logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
                 outputs.append(torch.softmax(logits, -1).cpu().numpy())
@@ -161,7 +231,12 @@ def _measure(settings: Settings, train: Examples) -> tuple[float, float]:
     log_mel = LogMel(settings.spectrogram)
 
     def levels() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in _batches(np.arange(len(train.targets)), 64):
+        if isinstance(train, SoundExamples) and (kept := train.middles(log_mel)):
+            for first in range(0, len(kept.owner), _SCORED_TOGETHER):
+                part = slice(first, first + _SCORED_TOGETHER)
+                yield kept.level[part], kept.n_valid[part]
+            return
+        for rows in _batches(np.arange(len(train.targets)), _SCORED_TOGETHER):
             if isinstance(train, SoundExamples):
                 waveform, n_valid = train.batch(rows, settings, None)
                 yield log_mel(waveform, n_valid), n_valid

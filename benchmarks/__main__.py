@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import agents, conversion, training
+from benchmarks import agents, conversion, reinforcement, textbook, training, trials
 
 
 def main() -> int:
     """Run the benchmarks; returns an exit code."""
     conversion.main()
     training.main()
+    trials.main()
     agents.main()
+    reinforcement.main()
+    textbook.main()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Who searches, and for how long."""
+"""Who searches, for how long, and how carefully."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 AgentName = Literal[
     "dyna-q-ucb", "dyna-q", "epsilon-greedy", "ucb", "thompson", "q-learning", "tpe", "random"
 ]
+PrunerName = Literal["none", "median", "halving", "hyperband"]
 
 
 class BudgetError(ValueError):
@@ -24,27 +25,52 @@ class SearchSettings:
     for each setting; q-learning keeps a table over the choices made; tpe and random are there to
     compare with."""
     trials: int | None = None
-    """Trainings before the finals, the default setting's first. With neither trials nor minutes
-    given there are 100."""
+    """Trainings before the finals, the default setting's first. With no budget given there are
+    100; of several, the one that is spent first ends the trials."""
     minutes: float | None = None
-    """Time for the trials: none is started that would not fit, judging by the average. The finals
-    come on top."""
+    """Time for the trials on the clock: at its end those under way stop after their epoch. The
+    finals come on top."""
+    training_seconds: float | None = None
+    """Time for the trials, added up over the workers; kept to like minutes."""
+    pruner: PrunerName = "none"
+    """Who ends a trial early by its scores so far: median (below the median of the others at that
+    epoch), halving (not in the best third after a ninth and a third of the epochs), hyperband
+    (halving from several starts), or none. What a trial ended early would have come to is
+    estimated from those that were not."""
+    stop_epoch: int | None = None
+    """End every trial after this epoch of its training and take its score there; the finals are
+    trained in full."""
+    trial_epochs: int | None = None
+    """Epochs of a trial, if fewer than epochs: a shorter training with a schedule of its own. The
+    finals are trained in full. Augmentation pays less in short trainings."""
+    cost_aware: bool = False
+    """Prefer settings that train fast: dyna-q-ucb then goes by the improvement that it expects
+    for each second of training."""
     workers: int = 0
     """Trainings at a time, each in a process of its own; 0 is one for each core, 1 runs here."""
-    finalists: int = 3
+    finalists: int = 4
     """Settings to train again; the default settings always take part beside them."""
-    replicates: int = 3
-    """Fresh seeds that each finalist is trained on."""
+    replicates: int = 4
+    """Fresh seeds of the default and of the best two finalists; the others drop out halfway."""
 
     def __post_init__(self) -> None:
-        for name, least in {"trials": 1, "workers": 0, "finalists": 1, "replicates": 1}.items():
+        least = {"trials": 1, "workers": 0, "finalists": 1, "replicates": 1, "stop_epoch": 1,
+                 "trial_epochs": 1}  # fmt: skip
+        for name, at_least in least.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise BudgetError(f"{name}={value} is below its least value {least}; raise it.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise BudgetError(f"minutes={self.minutes} must be above 0; raise it.")
+            if value is not None and value < at_least:
+                raise BudgetError(f"{name}={value} is below its least value {at_least}; raise it.")
+        for name in ("minutes", "training_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BudgetError(f"{name}={value} must be above 0; raise it.")
+        if self.cost_aware and self.agent != "dyna-q-ucb":
+            raise BudgetError(
+                f"cost_aware goes with agent=dyna-q-ucb, not {self.agent}; change one of them."
+            )
 
     @property
     def most_trials(self) -> int | None:
-        """Trials at most; None where minutes alone decide."""
-        return 100 if self.trials is None and self.minutes is None else self.trials
+        """Trials at most; None where time alone decides."""
+        timed = self.minutes is not None or self.training_seconds is not None
+        return 100 if self.trials is None and not timed else self.trials

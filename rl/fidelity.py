@@ -7,6 +7,7 @@ the same step foretell their last ones by a straight line.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +15,36 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
+KILLED = "killed"
+"""User attribute of a trial that was interrupted: it counts as if it had never been."""
+BEGAN, ENDED = "began", "ended"
+"""User attributes of a trial: when, in seconds since 1970. Optuna's own times are those of whoever
+writes them down, in his time zone."""
 LEAST_FINISHED = 5
 """Finished trials without which a pruned one is taken at its last score."""
 
 Line = tuple[float, float]
 """Slope and intercept of the last score over the score at a step."""
+
+
+def span_s(trial: FrozenTrial) -> tuple[float, float] | None:
+    """Return when a trial began and ended (or now), in seconds since 1970; None where it did not
+    begin yet."""
+    attrs, start, end = trial.user_attrs, trial.datetime_start, trial.datetime_complete
+    if BEGAN not in attrs and start is None:
+        return None
+    began = float(attrs[BEGAN]) if BEGAN in attrs else start.timestamp()  # type: ignore[union-attr]
+    if ENDED in attrs:
+        return began, float(attrs[ENDED])
+    if start is not None and end is not None:
+        return began, began + max(0.0, (end - start).total_seconds())
+    return began, max(began, time.time())
+
+
+def lasted_s(trial: FrozenTrial) -> float:
+    """Return how long a trial has been going on, or did until its end, in seconds."""
+    span = span_s(trial)
+    return span[1] - span[0] if span else 0.0
 
 
 def make_pruner(name: str, n_epochs: int) -> BasePruner:
@@ -38,10 +64,43 @@ def make_pruner(name: str, n_epochs: int) -> BasePruner:
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=n_epochs // 3)
     if name == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
+        return Halving(rungs=tuple(sorted({first, max(1, n_epochs // 3)})))
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=n_epochs)
     raise ValueError(f"pruner {name!r} is not one of: none, median, halving, hyperband.")
+
+
+class Halving(BasePruner):
+    """Asynchronous successive halving (Li et al., 2020): a trial goes on from a rung where it is
+    in the best third of all that have reached it so far.
+
+    Unlike Optuna's it writes nothing down, and trials that were killed do not compete: a search
+    that was killed and resumed makes the same decisions.
+
+    Args:
+        rungs: epochs after which it decides, numbered from 1.
+        keep: part that goes on.
+    """
+
+    def __init__(self, rungs: Sequence[int], keep: float = 1 / 3) -> None:
+        self.rungs = tuple(rungs)
+        self.keep = keep
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        step = trial.last_step
+        if step not in self.rungs:
+            return False
+        sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
+        mine = sign * trial.intermediate_values[step]
+        others = [
+            sign * t.intermediate_values[step]
+            for t in study.get_trials(deepcopy=False)
+            if step in t.intermediate_values
+            and t.number != trial.number
+            and KILLED not in t.user_attrs
+        ]
+        n_better = sum(other > mine for other in others)
+        return n_better >= max(1, int((len(others) + 1) * self.keep))
 
 
 class Forecast:

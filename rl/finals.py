@@ -2,7 +2,8 @@
 
 Exploring well and recommending well are different jobs. The best of many noisy
 trials is partly the luckiest, so the finalists are trained again on seeds that no
-trial had, the same seeds for each, and the mean over those decides.
+trial had, the same seeds for each: the more promising, the more seeds. What the
+reward model expects of each after all trainings decides.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.model import RewardModel
 from rl.model_tuner import DynaQ
 from rl.space import SearchSpace, Setting, Value
 from rl.tuners import Agent
@@ -38,6 +40,8 @@ class Finalist:
     """The fresh seeds that it was trained on."""
     scores: tuple[float | None, ...]
     """Its score on each of them; None where training failed."""
+    believed: float | None = None
+    """What the reward model expects of it after all trials and finals."""
 
     @property
     def mean(self) -> float | None:
@@ -100,14 +104,68 @@ def shortlist(
     return [(space.decode(np.array(codes)), expected.get(codes)) for codes in best]
 
 
+def rounds(finalists: int, replicates: int) -> list[tuple[int, int]]:
+    """Return the rounds of the finals: how many settings take part, the default aside, and on how
+    many seeds each has been trained at the end of it.
+
+    The last two settings get all `replicates`; twice as many a half of them, and so on back
+    (successive halving, Karnin et al., 2013, over seeds).
+
+    >>> rounds(8, 4)
+    [(8, 1), (4, 2), (2, 4)]
+    >>> rounds(3, 3), rounds(1, 5)
+    ([(3, 2), (2, 3)], [(1, 5)])
+    """
+    made = [(min(2, finalists), replicates)]
+    while made[0][0] < finalists:
+        n, n_seeds = made[0]
+        made.insert(0, (min(2 * n, finalists), math.ceil(n_seeds / 2)))
+    return made
+
+
+def expectations(
+    space: SearchSpace,
+    settings: Sequence[Setting],
+    trials: Sequence[tuple[Setting, float]],
+    finals: Sequence[tuple[Setting, float]],
+    *,
+    same_fidelity: bool = True,
+) -> list[float]:
+    """Return what the reward model expects of settings after all trainings, in the finals' unit.
+
+    Args:
+        trials, finals: settings and their scores.
+        same_fidelity: trials are trained as long as finals. Where they are not, the trials' scores
+            are shifted by the mean difference over settings that have both.
+    """
+    tried = list(trials)
+    if finals and not same_fidelity:
+        key = [tuple(space.encode(s).tolist()) for s, _ in (*trials, *finals)]
+        both = set(key[: len(trials)]) & set(key[len(trials) :])
+        if both:
+            first = [score for (_, score), k in zip(trials, key, strict=False) if k in both]
+            last = [s for (_, s), k in zip(finals, key[len(trials) :], strict=True) if k in both]
+            shift = float(np.mean(last) - np.mean(first))
+            tried = [(setting, score + shift) for setting, score in trials]
+        else:
+            tried = []
+    known = [*tried, *finals]
+    codes = np.array([space.encode(setting) for setting, _ in known])
+    model = RewardModel(space, codes, [score for _, score in known])
+    asked = np.array([space.encode(setting) for setting in settings])
+    return [float(mean) for mean in model.posterior(asked)[0]]
+
+
 def rank_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Return the finalists by their mean over the fresh seeds, best first; a tie goes to the
-    default, and those without a score come last."""
-    return sorted(
-        finalists,
-        key=lambda f: (f.mean is not None, f.mean or 0.0, f.is_default),
-        reverse=True,
-    )
+    """Return the finalists, best first: those of the most seeds before those that dropped out,
+    and among these by what is believed of them, or by their mean where nothing is. A tie goes to
+    the default, and those without a score come last."""
+
+    def key(one: Finalist) -> tuple[bool, int, float, bool]:
+        value = one.mean if one.believed is None else one.believed
+        return one.mean is not None, len(one.seeds), value or 0.0, one.is_default
+
+    return sorted(finalists, key=key, reverse=True)
 
 
 def paired_difference(one: Finalist, other: Finalist) -> Difference | None:

@@ -23,6 +23,8 @@ from rl.space import Codes, SearchSpace
 
 Score = Callable[[Floats], Floats]
 
+_FEW = 5  # trials below which a study's own mean and deviation are not relied on
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -37,6 +39,8 @@ class ModelSettings:
     """Weight of pairs of knobs."""
     noise: float = 0.25
     """Variance of one reward about the model."""
+    own: float = 0.0
+    """Weight of what a setting has to itself, beyond its knobs and pairs."""
 
 
 def standardised(rewards: Sequence[float]) -> tuple[Floats, float, float]:
@@ -59,6 +63,13 @@ class Effect(NamedTuple):
     sd: float
 
 
+Known = tuple[Codes, Sequence[float]]
+"""Settings, int (n, n_knobs), and their scores, (n,)."""
+
+RELATIONS = (0.0, 0.3, 0.6, 0.8, 0.95)
+"""What the correlation with an earlier study may be."""
+
+
 class RewardModel:
     """The posterior over the reward of every setting, given trials.
 
@@ -68,6 +79,9 @@ class RewardModel:
         rewards: their scores, (n,).
         pending: settings being tried now, (n_pending, n_knobs): each counts as if it had brought
             what the model expects, which lowers the doubt about it and nothing else.
+        earlier: trials of earlier studies, scores in any unit. Each study is a task of its own:
+            the covariance between two of them is the kernel times a correlation (Bonilla et al.,
+            2008), the one of `RELATIONS` that foretells this study's rewards best.
     """
 
     def __init__(
@@ -78,20 +92,64 @@ class RewardModel:
         *,
         settings: ModelSettings = ModelSettings(),
         pending: Codes | None = None,
+        earlier: Sequence[Known] = (),
     ) -> None:
         self.space = space
         self.settings = settings
         z, self.mean, self.sd = standardised(rewards)
         self.n_trials = len(z)
+        self.relation = 0.0
+        """Correlation with the earlier studies."""
+        self._earlier = [(np.asarray(c), standardised(r)) for c, r in earlier if len(r) > 1]
+        if self._earlier:
+            z = self._relate(codes, z, rewards)
         self._fit(codes, z)
         if pending is not None and len(pending):
             expected = self.expected(self.likeness(pending))
             self._fit(np.concatenate([codes, pending]), np.concatenate([z, expected]))
 
+    def _relate(self, codes: Codes, z: Floats, rewards: Sequence[float]) -> Floats:
+        """Set the correlation with the earlier studies and return the rewards on their scale:
+        a few trials do not tell the mean and deviation of a whole study."""
+        self.relation = RELATIONS[-2]
+        if not len(z):
+            self.mean, self.sd = (float(np.mean(v)) for v in zip(*((m, s) for _, (_, m, s)
+                                  in self._earlier), strict=True))  # fmt: skip
+            return z
+        self._fit(codes[:0], z[:0])
+        expected = self.expected(self.likeness(codes))
+        if len(z) < _FEW:
+            self.sd = float(np.mean([sd for _, (_, _, sd) in self._earlier]))
+        self.mean = float(np.mean(rewards)) - self.sd * float(expected.mean())
+        z = (np.asarray(rewards, dtype=float) - self.mean) / self.sd
+        if len(z) >= _FEW:
+            fits = []
+            for relation in RELATIONS:
+                self.relation = relation
+                self._fit(codes, z)
+                fits.append(self._left_out_error(z))
+            self.relation = RELATIONS[int(np.argmin(fits))]
+        return z
+
+    def _left_out_error(self, z: Floats) -> float:
+        """Return the mean squared error of this study's rewards, each foretold from all others
+        (Rasmussen & Williams 2006, 5.12). Unlike the evidence it does not ask for the kernel's
+        scale to be right."""
+        n = len(z)
+        return float(((self._weights[:n] / np.diag(self._precision)[:n]) ** 2).mean())
+
     def _fit(self, codes: Codes, z: Floats) -> None:
         self.codes = codes
-        self._indicators = self.indicators(codes)
+        every = np.concatenate([codes, *(c for c, _ in self._earlier)])
+        task = np.repeat(
+            np.arange(1 + len(self._earlier)), [len(codes), *(len(c) for c, _ in self._earlier)]
+        )
+        z = np.concatenate([z, *(scores for _, (scores, _, _) in self._earlier)])
+        self._indicators = self.indicators(every)
+        self._related = np.where(task == 0, 1.0, self.relation)
         gram = self.kernel(self._indicators @ self._indicators.T)
+        if self._earlier:
+            gram *= np.where(task[:, None] == task, 1.0, self.relation)
         gram[np.diag_indices(len(gram))] += self.settings.noise
         # The noise bounds the condition number, so the inverse is safe and makes planning cheap.
         self._precision = np.linalg.inv(gram)
@@ -112,11 +170,17 @@ class RewardModel:
         made = n_equal * (pair if n > 1 else 0.0)
         made += single
         made *= n_equal
+        if self.settings.own:
+            made += self.settings.own * (n_equal == n)
         return np.asarray(made)
 
     def likeness(self, codes: Codes) -> Floats:
         """Return the covariance (n, n_trials) of settings with those tried."""
-        return self.kernel(self.indicators(codes) @ self._indicators.T)
+        return self._with_known(self.indicators(codes))
+
+    def _with_known(self, indicators: Floats) -> Floats:
+        made = self.kernel(indicators @ self._indicators.T)
+        return made * self._related if self._earlier else made
 
     def expected(self, likeness: Floats) -> Floats:
         """Return the posterior mean, standardised."""
@@ -124,9 +188,19 @@ class RewardModel:
 
     def doubt(self, likeness: Floats) -> Floats:
         """Return the posterior deviation, standardised."""
-        prior = self.settings.main + self.settings.pair
+        prior = self.settings.main + self.settings.pair + self.settings.own
         known = ((likeness @ self._precision) * likeness).sum(axis=1)
         return np.asarray(np.sqrt(np.maximum(prior - known, 0.0)))
+
+    def other_target(self, values: Sequence[float]) -> Floats:
+        """Return weights with which `likeness @ weights` is what the model expects of another
+        quantity of the trials, standardised; values: (n_trials,)."""
+        n = self.n_trials
+        gram = self.kernel(self._indicators[:n] @ self._indicators[:n].T)
+        gram[np.diag_indices(n)] += self.settings.noise
+        weights = np.zeros(len(self._indicators))
+        weights[:n] = np.linalg.solve(gram, standardised(values)[0])
+        return weights
 
     def posterior(self, codes: Codes) -> tuple[Floats, Floats]:
         """Return the mean and deviation of the reward of settings, in the reward's unit."""
@@ -149,7 +223,7 @@ class RewardModel:
             codes = others.copy()
             codes[:, position] = value
             groups.append(self.indicators(self.space.settle(codes)))
-        with_tried = np.stack([self.kernel(g @ self._indicators.T).mean(axis=0) for g in groups])
+        with_tried = np.stack([self._with_known(g).mean(axis=0) for g in groups])
         among = np.array([[self.kernel(g @ h.T).mean() for h in groups] for g in groups])
         covariance = among - with_tried @ self._precision @ with_tried.T
         centre = np.eye(absent) - 1 / absent

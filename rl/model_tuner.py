@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from rl.knobs import KnobState
 from rl.mdp import Episode
-from rl.model import ModelSettings, RewardModel
+from rl.model import Known, ModelSettings, RewardModel, standardised
 from rl.policies import GREEDY, Bools, EpsilonGreedy, Floats, Policy, act
 from rl.space import Codes, Knob, SearchSpace, Setting, Value
 from rl.tuners import Beliefs
@@ -34,6 +35,8 @@ class DynaQ:
         model: the reward model's constants.
         n_starts: random settings that planning climbs from.
         repeat: whether plans may end in a setting that was tried; climbing does not ask.
+        earlier: settings and scores of earlier studies, a list for each; see `RewardModel`.
+        cost_aware: try what promises the most improvement for each second (`learn_costs`).
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class DynaQ:
         model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
         n_starts: int = 10,
         repeat: bool = True,
+        earlier: Sequence[Known] = (),
+        cost_aware: bool = False,
     ) -> None:
         self.space = space
         self.policy = policy
@@ -52,6 +57,8 @@ class DynaQ:
         self.model_settings = model
         self.n_starts = n_starts
         self.repeat = repeat
+        self.earlier = earlier
+        self.cost_aware = cost_aware
         self.every = space.every(EXHAUSTIVE)
         self.fit([])
 
@@ -66,7 +73,9 @@ class DynaQ:
             rewards,
             settings=self.model_settings,
             pending=np.array(waiting, dtype=np.int64).reshape(-1, n_knobs),
+            earlier=self.earlier,
         )
+        self._log_cost: tuple[Floats, float] | None = None
         self._best_tried = self.model.codes[:0]
         if rewards:
             best = int(np.argmax(self.model.expected(self.model.likeness(np.array(codes)))))
@@ -98,7 +107,34 @@ class DynaQ:
             possible &= (column == knob.code(value)) | (column == len(knob.values))  # or absent
         return possible
 
+    def learn_costs(self, seconds: Sequence[float]) -> None:
+        """Learn what settings cost from the time that each episode of the last `fit` took.
+
+        From then on plans go by the expected improvement over the best tried setting for each
+        second (Snoek et al., 2012, 3.2), in logarithms. The cost's model is the reward's.
+        """
+        if len(seconds) < 2:
+            return
+        logs = np.log(np.maximum(seconds, 1e-9))
+        self._log_cost = self.model.other_target(logs.tolist()), standardised(logs.tolist())[2]
+        tried = self.model.likeness(self.model.codes[: self.model.n_trials])
+        self._incumbent = float(self.model.expected(tried).max())
+        self._plans.clear()
+        self._scores = None
+
+    def _improvement_per_second(self, likeness: Floats) -> Floats:
+        assert self._log_cost is not None
+        weights, sd_cost = self._log_cost
+        doubt = self.model.doubt(likeness) + 1e-9
+        u = (self.model.expected(likeness) - self._incumbent) / doubt
+        density = np.exp(-0.5 * u**2) / math.sqrt(2 * math.pi)
+        below = 0.5 * (1 + np.vectorize(math.erf)(u / math.sqrt(2)))
+        improvement = np.maximum(doubt * (u * below + density), 1e-12)
+        return np.asarray(np.log(improvement) - sd_cost * (likeness @ weights))
+
     def _score(self, likeness: Floats) -> Floats:
+        if self._log_cost is not None:
+            return self._improvement_per_second(likeness)
         expected = self.model.expected(likeness)
         return expected if not self.ucb else expected + self.ucb * self.model.doubt(likeness)
 

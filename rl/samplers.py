@@ -34,9 +34,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import AgentName
 from rl.confidence import UCB, Thompson
-from rl.fidelity import Forecast
+from rl.fidelity import KILLED, Forecast, lasted_s
 from rl.knobs import KnobState
 from rl.mdp import Episode, Transition
+from rl.model import Known, standardised
 from rl.model_tuner import DynaQ
 from rl.policies import EpsilonGreedy
 from rl.space import Knob, SearchSpace, Setting, SpaceError
@@ -50,11 +51,13 @@ from rl.tuners import (
     roll_out,
 )
 
-KILLED = "killed"
-"""User attribute of a trial that was interrupted: it counts as if it had never been."""
 PLAN = "melbandit:setting"
 """System attribute of a trial: the setting it was given, known before its first `suggest`."""
+Earlier = Sequence[Sequence[tuple[Setting, float]]]
+"""Settings and scores (large is good) of earlier studies, a list for each."""
 MAX_DRAWS = 200
+MOST_EARLIER = 100
+"""Trials of an earlier study that are taken over: the first ones, spread out by its own search."""
 MAX_STEPS = 64
 """A stepped number with more values than this is drawn at random, not learnt about."""
 
@@ -90,6 +93,9 @@ class KnobSampler(BaseSampler):
         seed: two studies with one seed and one worker are the same.
         n_random: trials before the agent takes over, every value equally likely in them.
         repeat: whether a setting may be tried twice before all were tried once.
+        earlier: what earlier studies found, to start from instead of random trials. A tabular
+            agent learns from them as from its own, on this study's scale once it has one;
+            Dyna-Q finds out how much they have to do with this study.
     """
 
     def __init__(
@@ -99,10 +105,12 @@ class KnobSampler(BaseSampler):
         seed: int = 0,
         n_random: int = 10,
         repeat: bool = False,
+        earlier: Earlier = (),
     ) -> None:
         self.space = space
         self.seed = seed
-        self.n_random = n_random
+        self.n_random = 0 if earlier else n_random
+        self.earlier = [list(study)[:MOST_EARLIER] for study in earlier]
         self.repeat = repeat
         self._fitted: tuple[Any, Agent] | None = None
         self._reader: Reader | None = None
@@ -122,11 +130,23 @@ class KnobSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return a whole setting, planned in imagination and never tried before."""
+        """Return a whole setting, planned in imagination and never tried before; what is no knob
+        in it is drawn at random."""
         self._raise_error_if_multi_objective(study)
-        if not search_space:
-            return {}
-        space = self._reading(self.space or _space_of(search_space)).space
+        knobs = {name: d for name, d in search_space.items() if knob_of(name, d)}
+        drawn = {
+            name: self.sample_independent(study, trial, name, d)
+            for name, d in search_space.items()
+            if name not in knobs
+        }
+        if not knobs:
+            return drawn
+        return drawn | self._planned(study, trial, knobs)
+
+    def _planned(
+        self, study: Study, trial: FrozenTrial, knobs: dict[str, BaseDistribution]
+    ) -> Setting:
+        space = self._reading(self.space or _space_of(knobs)).space
         fixed = trial.system_attrs.get("fixed_params", {})
         fixed = {name: value for name, value in fixed.items() if _may_be(space, name, value)}
         trials = study.get_trials(deepcopy=False)
@@ -182,6 +202,7 @@ class KnobSampler(BaseSampler):
     ) -> Agent:
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         reader = self._reading(space)
+        trials = [t for t in trials if KILLED not in t.user_attrs]
         forecast = Forecast(trials)
         scores = [
             (t, forecast.score(t))
@@ -199,9 +220,40 @@ class KnobSampler(BaseSampler):
         # Rebuilding gives the same agent, so the last one is kept while nothing has changed.
         now = (space, scored, pending)
         if self._fitted is None or self._fitted[0] != now:
+            agent = self.agent(space)
             episodes = [episode for episode in scored if len(episode)]
-            self._fitted = (now, self.agent(space).fit(episodes, pending))
+            if not isinstance(agent, DynaQ):
+                episodes = [*self._as_mine(reader, episodes), *episodes]
+            agent.fit(episodes, pending)
+            if isinstance(agent, DynaQ) and agent.cost_aware:
+                lasted = [(t, s) for t, s in scores if s is not None and reader.read(t.params)[0]]
+                agent.learn_costs([_whole_s(trial, trials) for trial, _ in lasted])
+            self._fitted = (now, agent)
         return self._fitted[1]
+
+    def _as_mine(self, reader: Reader, mine: Sequence[Episode]) -> list[Episode]:
+        """Return the earlier studies' trials as episodes whose rewards have the mean and deviation
+        of this study's, or 0 and 1 where it has none yet."""
+        mean, sd = 0.0, 1.0
+        if len(mine) > 1:
+            _, mean, sd = standardised([episode.total for episode in mine])
+        made = []
+        for study in self.earlier:
+            z, _, _ = standardised([score for _, score in study])
+            for (setting, _), value in zip(study, z, strict=True):
+                if reader.read(setting)[1] is not None:
+                    made.append(reader.episode(setting, mean + sd * float(value)))
+        return made
+
+    def _known(self, space: SearchSpace) -> list[Known]:
+        """Return the earlier studies' trials as codes and scores, as far as the space has them."""
+        made: list[Known] = []
+        for study in self.earlier:
+            read = [(self._reading(space).read(setting)[1], score) for setting, score in study]
+            rows = [(codes, score) for codes, score in read if codes is not None]
+            if rows:
+                made.append((np.array([codes for codes, _ in rows]), [s for _, s in rows]))
+        return made
 
     def _reading(self, space: SearchSpace) -> Reader:
         if self._reader is None or (
@@ -246,6 +298,15 @@ def _change_at_random(space: SearchSpace, setting: Setting, tried: set[tuple[int
     listed = islice(space.settings(fixed), len(tried) + 1)
     left = [found for found in listed if _key(space, found) not in tried]
     return left[int(rng.integers(len(left)))] if left else setting
+
+
+def _whole_s(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> float:
+    """Return the seconds that a trial's whole training takes, as far as those seen tell."""
+    took = lasted_s(trial) or 1.0
+    if trial.state != TrialState.PRUNED or not trial.intermediate_values:
+        return took
+    n_epochs = max(len(t.intermediate_values) for t in trials)
+    return took * n_epochs / len(trial.intermediate_values)
 
 
 def _key(space: SearchSpace, setting: Mapping[str, Any]) -> tuple[int, ...]:
@@ -394,14 +455,21 @@ class DynaQSampler(KnobSampler):
     """A learned reward model and planning in it; see `rl.model_tuner.DynaQ`."""
 
     def __init__(self, *, epsilon: float = 0.1, ucb: float | None = None, n_random: int = 1,
-                 **shared: Any) -> None:  # fmt: skip
+                 cost_aware: bool = False, **shared: Any) -> None:  # fmt: skip
         super().__init__(n_random=n_random, **shared)
         self.epsilon = epsilon
         self.ucb = ucb
+        self.cost_aware = cost_aware
 
     def agent(self, space: SearchSpace) -> DynaQ:
-        policy = EpsilonGreedy(self.epsilon)
-        return DynaQ(space, policy=policy, ucb=self.ucb, repeat=self.repeat)
+        return DynaQ(
+            space,
+            policy=EpsilonGreedy(self.epsilon),
+            ucb=self.ucb,
+            repeat=self.repeat,
+            earlier=self._known(space),
+            cost_aware=self.cost_aware,
+        )
 
 
 class RandomSettingsSampler(KnobSampler):
@@ -450,8 +518,13 @@ def make_sampler(name: AgentName, space: SearchSpace | None, seed: int,
     """Return the sampler called `name`; `parameters` go to its constructor.
 
     Raises:
-        ValueError: there is no such sampler.
+        ValueError: there is no such sampler, or it cannot do what is asked.
     """
+    for asked, able in (("earlier", name != "tpe"), ("cost_aware", name == "dyna-q-ucb")):
+        if not parameters.get(asked) and asked in parameters:
+            del parameters[asked]
+        elif asked in parameters and not able:
+            raise ValueError(f"agent {name} knows nothing of {asked}; take dyna-q-ucb.")
     shared: dict[str, Any] = {"space": space, "seed": seed, **parameters}
     if name == "dyna-q-ucb":
         return DynaQSampler(**{"ucb": 1.0, **shared})

@@ -1,63 +1,78 @@
 """The search: trials by an agent, then the finalists again on fresh seeds.
 
-Everything is in one SQLite file, so a search that was killed goes on where it
-stopped: the trials are one Optuna study in it, the finals another. `rl` does not
-know what is trained: the objective is handed in.
+Everything is in one storage, so a search that was killed goes on where it stopped:
+the trials are one Optuna study in it, the finals another. In a storage that
+machines share, each of them runs this same code: what is decided is a function of
+the finished trials, so all decide alike. `rl` does not know what is trained: the
+objective is handed in.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.samplers import BaseSampler
+import optuna
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import SearchSettings
-from rl.finals import Difference, Finalist, paired_difference, rank_finalists, shortlist
+from rl.claims import Wanted, Work, final_seeds, may_start, missing, setting_text
+from rl.cluster import Cluster, Nodes
+from rl.fidelity import BEGAN, ENDED, Forecast
+from rl.finals import (
+    Difference,
+    Finalist,
+    expectations,
+    paired_difference,
+    rank_finalists,
+    rounds,
+    shortlist,
+)
+from rl.objective import Objective, Stop, Stopped, TrialResult
 from rl.samplers import (
     DynaQSampler,
+    Earlier,
     KnobSampler,
     RandomSettingsSampler,
-    make_sampler,
     trial_index,
 )
 from rl.space import SearchSpace, Setting, Value
-from rl.tuners import Agent, Beliefs
-from rl.workers import (
-    Here,
-    Objective,
-    Pool,
+from rl.studies import (
+    BEAT,
+    Phase,
+    Place,
+    Pulse,
     SearchError,
-    SearchInterrupted,
-    Stop,
-    Stopped,
-    TrialResult,
-    Work,
-    final_seeds,
+    bury,
     finish_failed,
     is_killed,
-    open_study,
-    plain,
+    live_trials,
+    open_storage,
     quiet,
     spent_s,
 )
+from rl.tuners import Agent, Beliefs
+from rl.workers import Here, Pool, SearchInterrupted, Workers, plain
 
 __all__ = [
-    "Objective", "SearchError", "SearchInterrupted", "SearchResult", "SearchSettings", "Stopped",
-    "TrialResult", "run_search",
+    "Nodes", "Objective", "Place", "SearchError", "SearchInterrupted", "SearchResult",
+    "SearchSettings", "Stopped", "TrialResult", "run_search",
 ]  # fmt: skip
 
 OnTrial = Callable[[dict[str, Any]], None]
+
+_LOOK_S = 0.5  # between looks at what others do
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class SearchResult:
     """Every trial: number, state, values, score, error, seconds, seed, curve and what the
     objective added."""
     finalists: tuple[Finalist, ...]
-    """By their mean over the fresh seeds, best first."""
+    """By what the reward model expects of them after all trainings, best first."""
     beliefs: Beliefs
     """What the agent thinks of every value of every knob (for tpe and random: what the reward
     model does)."""
@@ -78,7 +93,8 @@ class SearchResult:
 
     @property
     def best(self) -> Finalist:
-        """The recommendation: the finalist with the highest mean over the fresh seeds."""
+        """The recommendation: of those that came to the last round of the finals, the one of which
+        the reward model expects most after all trainings."""
         return self.finalists[0]
 
     @property
@@ -111,20 +127,29 @@ def run_search(
     space: SearchSpace,
     objective: Objective,
     settings: SearchSettings,
-    study_path: Path,
+    place: Place | Path,
     *,
     seed: int = 0,
     default: Mapping[str, Value] | None = None,
+    earlier: Earlier = (),
+    trial_values: Mapping[str, Any] | None = None,
+    grounds: Mapping[str, Any] | None = None,
+    nodes: Nodes | None = None,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Return what the search found, having run, or resumed, its trials and finals.
 
     Args:
         space: the settings to choose among.
-        objective: trains with one setting; see `Objective`.
-        study_path: the SQLite file; where it exists, the search in it goes on.
+        objective: trains with one setting; see `rl.objective.Objective`.
+        place: the SQLite file, or a shared storage; where it holds the search, it goes on.
         seed: of the agent and of the trainings; with one worker the search repeats exactly.
         default: the setting that comes first and stands in every final; None is the space's own.
+        earlier: settings and scores of earlier studies, a list for each, to start from.
+        trial_values: what a trial is trained with beside its choices, and the finals are not.
+        grounds: what else the scores rest on, JSON-ready: whoever resumes or joins the search must
+            have the same.
+        nodes: of a Ray cluster, where the workers run; by default they run on this machine.
         on_trial: called with the record of each training that ends, those of the finals too
             (their `phase` is "finals").
 
@@ -136,69 +161,166 @@ def run_search(
     """
     home = dict(default) if default is not None else space.default()
     space.check(home)
-    path = Path(study_path).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet(), _alone(path), _stoppable() as stop:
-        sampler = make_sampler(settings.agent, space, seed)
-        trials, finals = open_study(path, "trials", sampler), open_study(path, "finals")
-        _hold_to_first(trials, settings.agent, seed, space, home, path)
-        _sweep(trials)
-        _sweep(finals, cancel_waiting=True)
-        first_number = len(trials.get_trials(deepcopy=False))
-        _enqueue_default(trials, home)
-        report = _Reporter([trials, finals], on_trial)
-        work = Work(
-            space=space,
-            objective=objective,
-            path=path,
-            agent=settings.agent,
-            seed=seed,
-            trials=settings.most_trials,
-            minutes=settings.minutes,
-            first_number=first_number,
-        )
-        workers = _workers(work, settings.workers, stop, report)
+    if not isinstance(place, Place):
+        place = Place(str(Path(place).resolve()))
+    work = Work(
+        space=space,
+        objective=objective,
+        place=place,
+        settings=settings,
+        seed=seed,
+        home=home,
+        earlier=earlier,
+        trial_values=trial_values or {},
+    )
+    if nodes is not None:
+        nodes.check(place.storage)
+    with quiet(), _alone(place), _stoppable() as stop:
+        storage = open_storage(place.storage)
+        trials, finals = work.study("trials", storage), work.study("finals", storage)
+        _hold_to_first(trials, work, grounds or {})
+        if not place.is_shared:  # the lock is held: no one works on what is not finished
+            for study in (trials, finals):
+                _sweep(study)
+        work = replace(work, first_number=len(trials.get_trials(deepcopy=False)))
+        look = _Lookout(place, [trials, finals], on_trial)
+        workers = _workers(work, nodes, stop, look)
         try:
-            workers.run("trials")
-            agent = _agent(sampler, space, trials)
-            chosen = _shortlist(space, trials, home, settings, agent)
-            seeds = final_seeds(seed, settings.replicates)
-            _enqueue_finals(finals, [setting for setting, _ in chosen], seeds)
-            workers.run("finals")
+            _run(workers, "trials", trials, stop, look)
+            counted = _counted(work, trials)
+            agent = _agent(space, counted)
+            chosen = _shortlist(space, counted, home, settings, agent)
+            finalists = _finals(workers, counted, finals, chosen, stop, look)
         finally:
             workers.close()
-            report()
-        scores = _final_scores(finals)
-        finalists = [
-            Finalist(setting, setting == home, expected, seeds,
-                     tuple(scores.get((_text(setting), seed)) for seed in seeds))
-            for setting, expected in chosen
-        ]  # fmt: skip
+            look()
         return SearchResult(
             settings=settings,
-            trials=tuple(report.record(trials, t) for t in _live(trials) if t.state.is_finished()),
-            finalists=tuple(rank_finalists(finalists)),
+            trials=tuple(_record(counted, trial) for trial in counted.get_trials(deepcopy=False)),
+            finalists=tuple(finalists),
             beliefs=agent.beliefs(),
-            seconds=spent_s(_live(trials)) + spent_s(_live(finals)),
+            seconds=spent_s(counted.get_trials(deepcopy=False)) + spent_s(live_trials(finals)),
         )
 
 
-def _workers(work: Work, n: int, stop: Stop, report: Callable[[], None]) -> Here | Pool:
+def _run(
+    workers: Workers, phase: Phase, study: Study, stop: Stop, look: _Lookout, wanted: Wanted = ()
+) -> None:
+    """Do all of a phase, and see that others on the same storage have done their part."""
+    work = workers.work
+    while True:
+        workers.run(phase, wanted)
+        while True:
+            look()
+            trials = study.get_trials(deepcopy=False)
+            if may_start(work, trials) if phase == "trials" else missing(wanted, trials):
+                break  # a worker died, or was stopped elsewhere, and left something to do
+            if all(t.state != TrialState.RUNNING for t in trials):
+                return
+            if stop():
+                raise SearchInterrupted("the search was stopped; run it again to resume.")
+            time.sleep(min(_LOOK_S, work.place.beat_s))
+
+
+def _counted(work: Work, study: Study) -> Study:
+    """Return a study in memory of the trials that count, all of them finished.
+
+    Raises:
+        SearchError: no trial succeeded.
+    """
+    live = [t for t in live_trials(study) if t.state.is_finished()]
+    if not any(t.state == TrialState.COMPLETE for t in live):
+        failed = [t for t in live if t.state == TrialState.FAIL]
+        error = failed[-1].user_attrs.get("error", "none was given.") if failed else "none ran."
+        raise SearchError(f"all {len(failed)} trials failed; the last error: {error}")
+    numbers = work.place.settle(_decision("trials", work), [t.number for t in live], study._storage)
+    copy = optuna.create_study(
+        direction="maximize", sampler=study.sampler, study_name=study.study_name
+    )
+    copy.add_trials([t for t in study.get_trials(deepcopy=False) if t.number in numbers])
+    return copy
+
+
+def _decision(name: str, work: Work, *more: Any) -> str:
+    """Return the key under which something is settled for all who have this budget."""
+    settings = work.settings
+    return json.dumps(
+        [name, settings.most_trials, settings.minutes, settings.training_seconds, *more]
+    )
+
+
+def _finals(
+    workers: Workers,
+    trials: Study,
+    study: Study,
+    chosen: list[tuple[Setting, float | None]],
+    stop: Stop,
+    look: _Lookout,
+) -> list[Finalist]:
+    """Train the finalists on fresh seeds, round by round; return them, best first."""
+    work, settings = workers.work, workers.work.settings
+    home, place, storage = work.home, work.place, study._storage
+    seeds = final_seeds(work.seed, settings.replicates)
+    of = (settings.finalists, settings.replicates)
+    chosen = [(s, e) for s, e in place.settle(_decision("finalists", work, *of), chosen, storage)]
+    forecast = Forecast(trials.get_trials(deepcopy=False))
+    scored = [
+        (_choices(work.space, t.params), forecast.score(t))
+        for t in trials.get_trials(deepcopy=False)
+    ]
+    known = [(setting, score) for setting, score in scored if setting and score is not None]
+    rivals = [setting for setting, _ in chosen if setting != home]
+    n_trained: dict[str, int] = {}
+    for n, n_seeds in rounds(len(rivals), settings.replicates) if rivals else [(0, len(seeds))]:
+        rivals = rivals[:n]
+        n_trained |= {setting_text(setting): n_seeds for setting in (*rivals, home)}
+        wanted = tuple((setting, seed) for seed in seeds[:n_seeds] for setting in (*rivals, home))
+        _run(workers, "finals", study, stop, look, wanted)
+        scores = _final_scores(study)
+        # sorted: in whatever order they were trained, the sums are the same to the last digit
+        everything = [(json.loads(text), score) for (text, _), score in sorted(scores.items())]
+        settings_left = [setting for setting, _ in chosen]
+        believed = expectations(
+            work.space, settings_left, known, everything, same_fidelity=_same_fidelity(work)
+        )
+        believed = place.settle(_decision("belief", work, *of, n, n_seeds), believed, storage)
+        belief = dict(zip(map(setting_text, settings_left), believed, strict=True))
+        rivals.sort(key=lambda setting: -belief[setting_text(setting)])
+    finalists = []
+    for setting, expected in chosen:
+        text = setting_text(setting)
+        mine = seeds[: n_trained[text]]
+        finalists.append(
+            Finalist(setting, setting == home, expected, mine,
+                     tuple(scores.get((text, seed)) for seed in mine), belief[text])
+        )  # fmt: skip
+    return rank_finalists(finalists)
+
+
+def _same_fidelity(work: Work) -> bool:
+    return work.settings.stop_epoch is None and not work.trial_values
+
+
+def _choices(space: SearchSpace, params: Mapping[str, Any]) -> Setting | None:
+    return dict(params) if space.holds(params) else None
+
+
+def _workers(work: Work, nodes: Nodes | None, stop: Stop, look: Callable[[], None]) -> Workers:
+    n = work.settings.workers
+    if nodes is not None:
+        return Cluster(work, nodes, n, stop, look)
     n = n or len(os.sched_getaffinity(0))
-    return Here(work, stop, report) if n == 1 else Pool(work, n, stop, report)
-
-
-def _live(study: Study) -> list[FrozenTrial]:
-    return [t for t in study.get_trials(deepcopy=False) if not is_killed(t)]
-
-
-def _text(setting: Mapping[str, Value]) -> str:
-    return json.dumps(setting, sort_keys=True)
+    return Here(work, stop, look) if n == 1 else Pool(work, n, stop, look)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(place: Place) -> Iterator[None]:
     """Hold the study's lock, which ends with this process however it ends."""
+    if place.is_shared:
+        yield
+        return
+    path = place.path
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,28 +358,36 @@ def _stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _hold_to_first(study: Study, agent: str, seed: int, space: SearchSpace, home: Setting,
-                   path: Path) -> None:  # fmt: skip
-    """Refuse to resume a search whose choices were made on other grounds."""
+def _hold_to_first(study: Study, work: Work, grounds: Mapping[str, Any]) -> None:
+    """Refuse to resume or join a search whose choices were made on other grounds."""
+    settings, place = work.settings, work.place
     mine: dict[str, Any] = {
-        "agent": agent,
-        "seed": seed,
-        "space": space.to_json(),
-        "default": home,
+        **grounds,
+        "agent": settings.agent,
+        "seed": work.seed,
+        "space": work.space.to_json(),
+        "default": work.home,
+        "pruner": settings.pruner,
+        "stop_epoch": settings.stop_epoch,
+        "trial_values": dict(work.trial_values),
+        "cost_aware": settings.cost_aware,
+        "earlier": len(work.earlier),
     }
+    mine = json.loads(json.dumps(mine))  # as it is read back
     first = study.user_attrs.get("search")
     if first is None:
-        study.set_user_attr("search", mine)
-        return
+        first = place.settle("search", mine, study._storage)
+        study.set_user_attr("search", first)
     for name, value in mine.items():
-        theirs = first[name]
+        theirs = first.get(name, value)  # one that an older version wrote may lack it
         if theirs == value:
             continue
         if name == "space":
             theirs, value = _space_difference(theirs, value)
         raise SearchError(
-            f"{path} holds a search with {name}={theirs}, not {value}; give the same {name} to "
-            "resume it, or choose another folder."
+            f"{place} holds a search with {name}={theirs}, not {value}; give the same {name} to "
+            f"{'join' if place.is_shared else 'resume'} it, or choose another "
+            f"{'study' if place.is_shared else 'folder'}."
         )
 
 
@@ -269,33 +399,15 @@ def _space_difference(theirs: list[dict[str, Any]], mine: list[dict[str, Any]]) 
     return "", ""
 
 
-def _sweep(study: Study, *, cancel_waiting: bool = False) -> None:
-    """Mark what an earlier session left unfinished as killed: no one else holds the lock."""
-    states = (TrialState.RUNNING, TrialState.WAITING) if cancel_waiting else (TrialState.RUNNING,)
-    for trial in study.get_trials(deepcopy=False, states=states):
+def _sweep(study: Study) -> None:
+    """Mark what an earlier session left unfinished as killed."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         finish_failed(study, trial, killed=True)
 
 
-def _enqueue_default(study: Study, home: Setting) -> None:
-    """Put the default settings first, once; again only where they failed before anything had
-    succeeded, for then it was not their fault."""
-    live = _live(study)
-    done = any(t.state == TrialState.COMPLETE for t in live)
-    if not any(t.user_attrs.get("default") and (done or t.state != TrialState.FAIL) for t in live):
-        study.enqueue_trial(home, user_attrs={"default": True})
-
-
-def _agent(sampler: BaseSampler, space: SearchSpace, study: Study) -> Agent:
-    """Return the agent as all trials have taught it; for tpe and random, the reward model.
-
-    Raises:
-        SearchError: no trial succeeded.
-    """
-    live = _live(study)
-    if not any(t.state == TrialState.COMPLETE for t in live):
-        failed = [t for t in live if t.state == TrialState.FAIL]
-        error = failed[-1].user_attrs.get("error", "none was given.") if failed else "none ran."
-        raise SearchError(f"all {len(failed)} trials failed; the last error: {error}")
+def _agent(space: SearchSpace, study: Study) -> Agent:
+    """Return the agent as all trials have taught it; for tpe and random, the reward model."""
+    sampler = study.sampler
     if isinstance(sampler, KnobSampler) and not isinstance(sampler, RandomSettingsSampler):
         return sampler.fitted(study)
     return DynaQSampler(space=space).fitted(study)
@@ -303,34 +415,29 @@ def _agent(sampler: BaseSampler, space: SearchSpace, study: Study) -> Agent:
 
 def _shortlist(space: SearchSpace, study: Study, home: Setting, settings: SearchSettings,
                agent: Agent) -> list[tuple[Setting, float | None]]:  # fmt: skip
-    done = [t for t in _live(study) if t.state == TrialState.COMPLETE]
-    scored = [(t.params, float(t.value)) for t in done if t.value is not None]
-    ranks = agent if settings.agent.startswith("dyna-q") else None
-    return shortlist(space, scored, home, settings.finalists, agent=ranks)
-
-
-def _enqueue_finals(study: Study, chosen: list[Setting], seeds: tuple[int, ...]) -> None:
-    """Queue the trainings that the finals still lack, seed by seed."""
-    done = {(_text(t.user_attrs["values"]), t.user_attrs["seed"]) for t in _live(study)}
-    for seed in seeds:
-        for setting in chosen:
-            if (_text(setting), seed) not in done:
-                attrs = {"values": setting, "seed": seed}
-                study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attrs))
+    trials = study.get_trials(deepcopy=False)
+    forecast = Forecast(trials)
+    scored = [(t.params, forecast.score(t)) for t in trials]
+    known = [(params, score) for params, score in scored if score is not None]
+    if not settings.agent.startswith("dyna-q"):  # whoever searched, the model recommends
+        agent = DynaQSampler(space=space).fitted(study)
+    return shortlist(space, known, home, settings.finalists, agent=agent)
 
 
 def _final_scores(study: Study) -> dict[tuple[str, int], float]:
     return {
-        (_text(t.user_attrs["values"]), t.user_attrs["seed"]): t.value
-        for t in _live(study)
+        (setting_text(t.user_attrs["values"]), t.user_attrs["seed"]): t.value
+        for t in live_trials(study)
         if t.state == TrialState.COMPLETE and t.value is not None
     }
 
 
-class _Reporter:
-    """Calls `on_trial` once for each training that has ended since the session began."""
+class _Lookout:
+    """What is done between trainings: tell those that have ended since the session began, and
+    bury those whose machine no longer answers."""
 
-    def __init__(self, studies: list[Study], on_trial: OnTrial | None) -> None:
+    def __init__(self, place: Place, studies: list[Study], on_trial: OnTrial | None) -> None:
+        self.place = place
         self.studies = studies
         self.on_trial = on_trial
         self.told = {
@@ -339,27 +446,42 @@ class _Reporter:
             for t in study.get_trials(deepcopy=False)
             if t.state.is_finished()
         }
+        self._pulses = [Pulse(place.dead_s) for _ in studies]
+        self._looked = -math.inf
 
     def __call__(self) -> None:
-        if self.on_trial is None:
-            return
+        if self.on_trial is not None:
+            self._tell(self.on_trial)
+        if self.place.is_shared and time.monotonic() > self._looked + self.place.beat_s:
+            self._looked = time.monotonic()
+            for study, pulse in zip(self.studies, self._pulses, strict=True):
+                for trial in pulse.dead(study.get_trials(deepcopy=False)):
+                    who = trial.user_attrs.get("pid")
+                    bury(study, trial, f"its worker, {who}, no longer answers.")
+
+    def _tell(self, on_trial: OnTrial) -> None:
         for study in self.studies:
             for trial in study.get_trials(deepcopy=False):
                 key = (study.study_name, trial.number)
                 if trial.state.is_finished() and key not in self.told and not is_killed(trial):
                     self.told.add(key)
-                    self.on_trial(self.record(study, trial))
+                    on_trial(_record(study, trial))
 
-    @staticmethod
-    def record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        """Return what is known of a training, JSON-ready."""
-        attrs = {name: v for name, v in trial.user_attrs.items() if name != "pid"}
-        trials = study.get_trials(deepcopy=False)
-        return {
-            "phase": study.study_name,
-            "number": trial_index(trials, trial.number),
-            "state": trial.state.name.lower(),
-            "values": trial.params,
-            "score": trial.value if trial.state == TrialState.COMPLETE else None,
-            **attrs,
-        }
+
+def _record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Return what is known of a training, JSON-ready."""
+    attrs = {
+        name: value
+        for name, value in trial.user_attrs.items()
+        if name not in ("pid", BEAT, BEGAN, ENDED)
+    }
+    trials = study.get_trials(deepcopy=False)
+    return {
+        "phase": study.study_name.rsplit("/", 1)[-1],
+        "number": trial_index(trials, trial.number),
+        "state": trial.state.name.lower(),
+        "values": trial.params,
+        "score": trial.value if trial.state == TrialState.COMPLETE else None,
+        "stopped_after": trial.last_step if trial.state == TrialState.PRUNED else None,
+        **attrs,
+    }

@@ -1,221 +1,42 @@
-"""Workers: who takes the next trial from the study's file, runs it and writes it back.
+"""Workers: who takes the next trial from the study, runs it and writes it back.
 
-One worker runs in this process; more are processes of their own (spawned, never
-forked). They share nothing but the SQLite file: a trial is taken under a file
-lock, which the system releases even if the worker is killed.
+One worker runs in this process; more are processes of their own (spawned, never forked), or actors
+on a Ray cluster (`rl.cluster`). They share nothing but the storage.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
-from rl.budget import AgentName
-from rl.samplers import KILLED, Reader, make_sampler, trial_index
-from rl.space import SearchSpace, Setting, Value
+from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worker_name
+from rl.fidelity import BEGAN, ENDED, KILLED
+from rl.objective import Objective, Stop
+from rl.space import Setting
+from rl.studies import BEAT, RETRY_OF, Heart, Phase, SearchError, bury
 
-MAX_FIRST_FAILURES = 5
-"""So many failures before any success say that something else than the settings is wrong."""
 GRACE_S = 30.0
 """How long a worker that was asked to stop may take before it is ended."""
-
-Phase = Literal["trials", "finals"]
-Stop = Callable[[], bool]
-
-
-class SearchError(Exception):
-    """The search cannot start or go on; the message says why and what to do."""
 
 
 class SearchInterrupted(Exception):
     """The search was asked to end; the same command resumes it."""
-
-
-class Stopped(Exception):
-    """Raised by an objective that gives up because `stop()` became true."""
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What training with one setting brought."""
-
-    score: float
-    """The reward, larger is better; measured on validation data."""
-    seconds: float
-    """Time it took."""
-    curve: list[float] = field(default_factory=list)
-    """The score after each epoch."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else is worth keeping, JSON-ready."""
-
-
-class Objective(Protocol):
-    """Trains with a setting. It must be picklable; a method `prepare()`, where it has one, is
-    called once in each worker's process, before the first training."""
-
-    def __call__(self, values: Setting, seed: int, stop: Stop) -> TrialResult:
-        """Return the score of `values`; give up soon (return, or raise `Stopped`) once `stop()`
-        is true: what it returns after that is thrown away."""
-        ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker needs to know; picklable."""
-
-    space: SearchSpace
-    objective: Objective
-    path: Path
-    agent: AgentName
-    seed: int
-    trials: int | None
-    minutes: float | None
-    first_number: int
-    """Number of this session's first trial."""
-
-    def study(self, phase: Phase) -> Study:
-        """Return the study of the trials or of the finals."""
-        sampler: BaseSampler = RandomSampler(seed=0)
-        if phase == "trials":
-            sampler = make_sampler(self.agent, self.space, self.seed)
-        return open_study(self.path, phase, sampler)
-
-
-def open_study(path: Path, name: Phase, sampler: BaseSampler | None = None) -> Study:
-    """Return the study called `name` in the SQLite file, made where it is not there yet."""
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-    return optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize",
-        sampler=sampler,
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna's log to errors for a while."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the file beside the study that only one worker can hold."""
-    with path.with_name(path.name + ".claim").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def trial_seed(seed: int, index: int) -> int:
-    """Return the training seed of trial `index`: an even number below 2^31."""
-    return int(np.random.default_rng([seed, index, 1]).integers(2**30)) * 2
-
-
-def final_seeds(seed: int, n: int) -> tuple[int, ...]:
-    """Return the training seeds of the finals: odd numbers, so no trial ever had one."""
-    drawn: list[int] = []
-    rng = np.random.default_rng([seed, 2])
-    while len(drawn) < n:
-        fresh = int(rng.integers(2**30)) * 2 + 1
-        if fresh not in drawn:
-            drawn.append(fresh)
-    return tuple(drawn)
-
-
-def is_killed(trial: FrozenTrial) -> bool:
-    """Return whether the trial was interrupted and does not count."""
-    return KILLED in trial.user_attrs
-
-
-def spent_s(trials: Sequence[FrozenTrial]) -> float:
-    """Return the time during which at least one of the trials ran, in seconds.
-
-    Killed trials are left out: when they ended is not known.
-    """
-    spans = sorted(
-        (t.datetime_start, t.datetime_complete or datetime.now())
-        for t in trials
-        if t.datetime_start is not None and not is_killed(t)
-    )
-    total, reached = 0.0, datetime.min
-    for start, end in spans:
-        if end > reached:
-            total += (end - max(start, reached)).total_seconds()
-            reached = end
-    return total
-
-
-def may_start(work: Work, trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether the budget, the space and the trials so far leave room for one more."""
-    live = [t for t in trials if not is_killed(t)]
-    started = [t for t in live if t.state != TrialState.WAITING]
-    done = [t for t in started if t.state == TrialState.COMPLETE]
-    if work.trials is not None and len(started) >= work.trials:
-        return False
-    failed = [t for t in started if t.state == TrialState.FAIL and t.number >= work.first_number]
-    if not done and len(failed) >= MAX_FIRST_FAILURES:
-        return False
-    if work.minutes is not None and done:
-        typical_s = sum(t.duration.total_seconds() for t in done if t.duration) / len(done)
-        if spent_s(started) + typical_s > 60 * work.minutes:
-            return False
-    waiting = len(live) > len(started)
-    return waiting or len(Reader(work.space).tried(started)) < work.space.size()
-
-
-def claim_trial(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
-    """Return the next trial with its setting and seed, or None where the trials are over."""
-    with one_at_a_time(work.path):
-        trials = study.get_trials(deepcopy=False)
-        if not may_start(work, trials):
-            return None
-        trial = study.ask()
-        trial.set_user_attr("pid", os.getpid())
-        values: Setting = {}
-        while (knob := work.space.next_knob(values)) is not None:
-            values[knob.name] = trial.suggest_categorical(knob.name, knob.values)
-        seed = trial_seed(work.seed, trial_index(trials, trial.number))
-        trial.set_user_attr("seed", seed)
-        return trial, values, seed
-
-
-def claim_final(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
-    """Return the next training of the finals, or None where none is left."""
-    with one_at_a_time(work.path):
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
-        trial = study.ask()
-        trial.set_user_attr("pid", os.getpid())
-        return trial, trial.user_attrs["values"], trial.user_attrs["seed"]
 
 
 def plain(value: Any) -> Any:
@@ -231,16 +52,53 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def run_one(study: Study, trial: Trial, values: Setting, seed: int, objective: Objective,
+class Overseer:
+    """Hears a trial's score after each epoch and says whether it ends there."""
+
+    def __init__(self, study: Study, trial: Trial, work: Work, phase: Phase) -> None:
+        self.study, self.trial, self.work, self.phase = study, trial, work, phase
+        self.epoch = 0
+        self.is_cut = False
+        """The training was ended before it was whole."""
+
+    def __call__(self, score: float) -> bool:
+        self.epoch += 1
+        if self.phase == "finals":
+            return False
+        if math.isfinite(score):
+            self.trial.report(score, self.epoch)
+        if self.epoch >= self.work.n_epochs:
+            return False
+        if self.epoch == self.work.settings.stop_epoch:
+            return True  # as far as a trial goes: it is whole
+        trials = self.study.get_trials(deepcopy=False)
+        # without one whole training there is nothing to recommend, nor to tell by what a part is
+        # worth
+        is_late = over_budget(self.work, trials) and any(
+            t.state == TrialState.COMPLETE for t in trials
+        )
+        self.is_cut = is_late or self.trial.should_prune()
+        return self.is_cut
+
+
+RESERVED = ("seed", "pid", "default", "error", "values", BEAT, BEGAN, ENDED, KILLED, RETRY_OF)
+"""User attributes that an objective cannot set."""
+
+
+def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, phase: Phase,
             stop: Stop) -> None:  # fmt: skip
     """Train with one setting and write down what came of it."""
     result, error = None, ""
+    overseer = Overseer(study, trial, work, phase)
+    given = {**values, **(work.trial_values if phase == "trials" else {})}
     try:
-        result = objective(dict(values), seed, stop)
+        with Heart(study, trial._trial_id, work.place.beat_s):
+            result = work.objective(given, seed, stop, overseer)
         if not math.isfinite(result.score):
             error = f"the score is {result.score}, which is no number to learn from."
     except Exception as problem:
         error = "".join(traceback.format_exception(problem, limit=-8))
+    trial.set_user_attr(ENDED, time.time())
     if stop():
         trial.set_user_attr(KILLED, True)
         study.tell(trial, state=TrialState.FAIL)
@@ -248,24 +106,34 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, objective: O
     if result is not None:
         kept = {**result.extra, "seconds": result.seconds, "curve": result.curve}
         for name, value in kept.items():
-            if name not in ("seed", "pid", "default", "error", "values", KILLED):
+            if name not in RESERVED:
                 trial.set_user_attr(name, plain(value))
     if error or result is None:
         trial.set_user_attr("error", error)
         study.tell(trial, state=TrialState.FAIL)
+    elif overseer.is_cut:
+        study.tell(trial, state=TrialState.PRUNED)  # its score is the last that was reported
     else:
         study.tell(trial, float(result.score))
 
 
-def run_phase(work: Work, phase: Phase, stop: Stop, finished: Callable[[], None]) -> None:
-    """Run trials, or trainings of the finals, until none is left or `stop()` is true."""
+def run_phase(
+    work: Work, phase: Phase, stop: Stop, finished: Callable[[], None], wanted: Wanted = ()
+) -> None:
+    """Run trials, or the trainings that the finals want, until none is left or `stop()` is
+    true."""
     study = work.study(phase)
-    claim = claim_trial if phase == "trials" else claim_final
-    while not stop() and (claimed := claim(study, work)) is not None:
+    while not stop():
+        if phase == "trials":
+            claimed = claim_trial(study, work)
+        else:
+            claimed = claim_final(study, work, wanted)
+        if claimed is None:
+            return
         trial, values, seed = claimed
         # A trial finished by someone else: a resumed search took this worker for dead.
         with suppress(UpdateFinishedTrialError):
-            run_one(study, trial, values, seed, work.objective, stop)
+            run_one(study, trial, values, seed, work, phase, stop)
         finished()
 
 
@@ -289,13 +157,28 @@ def _worker(work: Work, pipe: Connection, parent: int) -> None:
         prepare(work.objective)
         while not stop():
             if pipe.poll(0.1):
-                run_phase(work, pipe.recv(), stop, lambda: None)
+                phase, wanted = pipe.recv()
+                run_phase(work, phase, stop, lambda: None, wanted)
                 pipe.send("")
     except (EOFError, BrokenPipeError):  # the parent is gone
         return
     except Exception:
         with suppress(OSError):
             pipe.send(traceback.format_exc(limit=-8))
+
+
+class Workers(Protocol):
+    """Who does the work of a search."""
+
+    work: Work
+
+    def run(self, phase: Phase, wanted: Wanted = ()) -> None:
+        """Do all that is left of a phase; of the finals, what is wanted."""
+        ...
+
+    def close(self) -> None:
+        """End all work."""
+        ...
 
 
 class Here:
@@ -307,18 +190,27 @@ class Here:
         self.finished = finished
         prepare(work.objective)
 
-    def run(self, phase: Phase) -> None:
+    def run(self, phase: Phase, wanted: Wanted = ()) -> None:
         """Do all that is left of a phase.
 
         Raises:
             SearchInterrupted: `stop()` became true.
         """
-        run_phase(self.work, phase, self.stop, self.finished)
+        run_phase(self.work, phase, self.stop, self.finished, wanted)
         if self.stop():
             raise SearchInterrupted("the search was stopped; run it again to resume.")
 
     def close(self) -> None:
         """Leave nothing behind."""
+
+
+def bury_all(work: Work, phase: Phase, name: str, error: str) -> None:
+    """Write down that a worker has ended, so that what it was training is run once more."""
+    study = work.study(phase)
+    with work.place.claim():  # no one is just finding the index of a trial of his
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("pid") == name:
+                bury(study, trial, error)
 
 
 class Pool:
@@ -337,7 +229,7 @@ class Pool:
             theirs.close()  # so that a worker's end reads as the end of its pipe
             self._workers[mine] = process
 
-    def run(self, phase: Phase) -> None:
+    def run(self, phase: Phase, wanted: Wanted = ()) -> None:
         """Have the workers do all that is left of a phase.
 
         Raises:
@@ -347,7 +239,7 @@ class Pool:
         busy = []
         for pipe in list(self._workers):
             try:
-                pipe.send(phase)
+                pipe.send((phase, wanted))
                 busy.append(pipe)
             except OSError:
                 self._bury(pipe, phase)
@@ -370,15 +262,12 @@ class Pool:
             )
 
     def _bury(self, pipe: Connection, phase: Phase) -> None:
-        """Write down the end of a worker that was killed, and of its trial."""
+        """Write down the end of a worker that was killed; its trial is run once more."""
         process = self._workers.pop(pipe)
         pipe.close()
         process.join()
-        study = self.work.study(phase)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("pid") == process.pid:
-                error = f"the worker process ended with exit code {process.exitcode}."
-                finish_failed(study, trial, error=error)
+        error = f"the worker process ended with exit code {process.exitcode}."
+        bury_all(self.work, phase, worker_name(process.pid), error)
 
     def close(self) -> None:
         """End the workers, kindly at first."""
@@ -390,10 +279,3 @@ class Pool:
                 process.kill()
                 process.join()
             pipe.close()
-
-
-def finish_failed(study: Study, trial: FrozenTrial, **attrs: Value) -> None:
-    """Mark a trial that no one works on as failed, with these user attributes."""
-    for name, value in attrs.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, value)
-    study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)

@@ -87,12 +87,12 @@ def say(message: str) -> None:
     print(f"melbandit: {message}", file=sys.stderr, flush=True)
 
 
-def say_failures(failures: Sequence[tuple[str, str]]) -> None:
+def say_failures(failures: Sequence[tuple[str, str]], *, listed_in: str = "failures.csv") -> None:
     """Write a line for each clip that cannot be used."""
     for path, reason in failures[:_MOST_NAMED]:
         say(f"cannot use {path}: {reason}")
     if len(failures) > _MOST_NAMED:
-        say(f"... and {len(failures) - _MOST_NAMED} more: see failures.csv.")
+        say(f"... and {len(failures) - _MOST_NAMED} more: see {listed_in}.")
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -5,15 +5,20 @@ This is where `rl` and `audio` meet: `rl` calls it with a setting, it trains wit
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audio.clips import Manifest
-from audio.settings import Settings
-from rl.workers import Stopped, TrialResult
+from audio.clips import Manifest, ManifestError
+from audio.settings import Settings, fingerprint
+from rl.objective import Report, Stop, Stopped, TrialResult
 
 REWARDS = {"accuracy": "validation_accuracy", "macro-f1": "validation_macro_f1"}
 
@@ -27,6 +32,21 @@ def settings_of(base: Settings, values: Mapping[str, Any]) -> Settings:
     if "normalisation" in values:
         changed |= {"mean_db": None, "std_db": None}
     return base.with_values(changed)
+
+
+def _scratch_folder(manifest: Manifest) -> Path:
+    """Return the folder of this machine, and of this user, for the decoded clips of a corpus."""
+    names = fingerprint([clip.key for clip in manifest.clips])
+    return Path(tempfile.gettempdir()) / f"melbandit-{os.getuid()}" / names
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the file beside a folder that only one process of this machine can hold."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass
@@ -48,21 +68,46 @@ class TrainingObjective:
         return self.__dict__ | {"_examples": {}}
 
     def prepare(self) -> None:
-        """Open the decoded clips; called once in each worker."""
+        """Open the decoded clips; called once in each worker.
+
+        On a node of a cluster that does not see their folder the first worker decodes them, into
+        a scratch folder of that node's, while the others wait for it.
+
+        Raises:
+            ManifestError: a clip cannot be read on this node.
+        """
         from audio.waveform import open_store
         from scripts.clips_in import sound_examples
 
-        store = open_store(
-            self.manifest,
-            sample_rate_hz=self.settings.spectrogram.sample_rate_hz,
-            folder=self.store,
-        )
+        folder = self.store
+        if not (folder / "index.jsonl").exists():
+            folder = _scratch_folder(self.manifest)
+        with _one_at_a_time(folder):
+            store = open_store(
+                self.manifest,
+                sample_rate_hz=self.settings.spectrogram.sample_rate_hz,
+                folder=folder,
+            )
+        there = set(store.keys)
+        lost = [clip for clip in self.manifest.clips if clip.key not in there]
+        if lost:  # scores of fewer clips would not compare with the others'
+            raise ManifestError(
+                f"{lost[0].path}: cannot be read on {socket.gethostname()}, nor {len(lost) - 1} "
+                "others; put the clips at the same path on every node, or on a file system that "
+                "all see."
+            )
         self._examples = sound_examples(self.manifest, store, self.labels)
 
+    @property
+    def epochs(self) -> int:
+        """Scores that a whole training reports."""
+        return self.settings.training.epochs
+
     def __call__(
-        self, values: Mapping[str, Any], seed: int, stop: Callable[[], bool]
+        self, values: Mapping[str, Any], seed: int, stop: Stop, report: Report
     ) -> TrialResult:
-        """Return the validation score after the last epoch.
+        """Return the validation score after the last epoch, or the one after which `report` asked
+        to end.
 
         Raises:
             Stopped: `stop()` became true before the end.
@@ -72,16 +117,24 @@ class TrainingObjective:
         if not self._examples:
             self.prepare()
         started = time.perf_counter()
+        is_over = False
+        key = REWARDS[self.reward]
+
+        def told(row: Mapping[str, float]) -> None:
+            nonlocal is_over
+            is_over = report(row[key])
+
         fit = fine_tune(
             self._examples["train"],
             self._examples["validation"],
             settings_of(self.settings, {**values, "seed": seed}),
             self.labels,
-            stop=stop,
+            on_epoch=told,
+            stop=lambda: is_over or stop(),
         )
-        if fit.stopped:
+        if fit.stopped and not is_over:
             raise Stopped
-        curve = [row[REWARDS[self.reward]] for row in fit.history]
+        curve = [row[key] for row in fit.history]
         return TrialResult(
             score=curve[-1],
             seconds=time.perf_counter() - started,

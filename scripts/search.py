@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,17 +22,22 @@ from audio.settings import (
     SettingsError,
     SpectrogramSettings,
     TrainingSettings,
+    fingerprint,
 )
 from data.corpus import CorpusSettings, open_corpus
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.finetune import score_and_save, summary, with_base
 from scripts.run_folder import RunFolder, open_run
+from scripts.spaces import space_for
 from scripts.tables import finals_text, scores_text
 
 if TYPE_CHECKING:
+    from audio.clips import Manifest
+    from rl.cluster import Nodes
     from rl.search import SearchResult
     from rl.space import SearchSpace
+    from rl.studies import Place
     from scripts.clips_in import ClipsIn
 
 
@@ -45,11 +52,13 @@ class Search:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the study, the winner and the report."""
     space: str = "default"
-    """quick (about a thousand settings), default (millions), or a TOML file of [[knob]] tables."""
+    """quick (about a thousand settings), default (millions), full (every setting that can be
+    chosen), a TOML file of [[knob]] tables, or a Python file that defines SPACE."""
     show_space: bool = False
     """Print the knobs and how many settings there are, and do nothing else."""
     reward: Literal["macro-f1", "accuracy"] = "macro-f1"
@@ -58,6 +67,23 @@ class Search:
     """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
     preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
     """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
+    like: tuple[str, ...] = ()
+    """Start from what earlier searches found: their folders, study.db files, or STORAGE#NAME."""
+    storage: str | None = None
+    """Keep the study in a storage that several machines share (postgresql://user@host/db or
+    grpc://host:port) and run the same command on each; by default it is OUT/study.db."""
+    study: str | None = None
+    """Name of the study in a shared storage; by default that of the folder OUT."""
+    watch: bool = False
+    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
+    ray: str | None = None
+    """Train on a Ray cluster at this address, as ray.init takes it (host:port, ray://host:port,
+    auto, local); --workers is then their number, 0 as many as it has processors for. Needs
+    --storage."""
+    ray_cpus: float = 1
+    """Processors of the cluster that each worker takes."""
+    ray_gpus: float = 0
+    """GPUs of the cluster that each worker takes; 0.25 lets four share one."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     search: SearchSettings = SearchSettings()
@@ -76,6 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search(command: Search, argv: Sequence[str]) -> int:
     """Search, fit the winner, report; returns an exit code."""
+    if command.overwrite and command.storage is not None:
+        raise SettingsError(
+            "--overwrite does not reach a shared storage; give another --study to start over."
+        )
+    _check_nodes(command)
+    argv = [re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", part) for part in argv]  # no passwords
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, dropped = space_for(command.space, settings)
     for line in dropped:
@@ -97,6 +129,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
             "space": space.to_json(),
             "reward": command.reward,
             "agent": command.search.agent,
+            **({"storage": str(place_of(command))} if command.storage else {}),
         }
         folder.begin("search", identity, argv)
         if folder.is_done and folder.results()["settings"] == asdict(command.search):
@@ -114,9 +147,10 @@ def _search(
     """Return the results, and how many clips could not be used."""
     from audio.train import resolve
     from rl.search import run_search
+    from rl.studies import read_earlier
     from scripts.clips_in import decode_sounds
     from scripts.objective import TrainingObjective, settings_of
-    from scripts.pages import write_search_page
+    from scripts.study_page import write_search_page
 
     budget = command.search
     store = folder.work / "waveforms"
@@ -125,7 +159,10 @@ def _search(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=store,
         workers=2,
+        allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
     folder.write_failures(clips.failures)
     say(clips.manifest.describe())
     say(f"{len(space.knobs)} knobs, {space.size():,} settings; agent {budget.agent}")
@@ -138,15 +175,22 @@ def _search(
     trained = settings.with_values({"threads": threads})
     objective = TrainingObjective(manifest, clips.labels, store.resolve(), trained, command.reward)
     default = space.complete({knob.name: settings.value_of(knob.name) for knob in space.knobs})
-    with progress("search", "trials") as draw:
+    if budget.trial_epochs is not None and "epochs" in space:
+        raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
+    fewer = budget.trial_epochs is not None and budget.trial_epochs < settings.training.epochs
+    with _told(command) as on_trial:
         found = run_search(
             space,
             objective,
-            budget,
-            folder.path / "study.db",
+            budget if fewer else replace(budget, trial_epochs=None),
+            place_of(command),
             seed=settings.training.seed,
             default=default,
-            on_trial=_shown(budget, draw),
+            earlier=[read_earlier(where) for where in command.like],
+            trial_values={"epochs": budget.trial_epochs} if fewer else {},
+            grounds=_grounds(command, settings, clips.manifest),
+            nodes=nodes_of(command),
+            on_trial=on_trial,
         )
     best = settings_of(settings, found.best.values)
     results = found.to_json() | {"reward": command.reward, "failures": len(clips.failures)}
@@ -161,62 +205,62 @@ def _search(
     return results, len(clips.failures)
 
 
-def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
-    """Return the knobs of a named space or TOML file, fitted to what the search starts from.
+def place_of(command: Search) -> Place:
+    """Return where the study is kept."""
+    from rl.studies import Place
 
-    A value that the search starts from and a knob lacks is added to it. Knobs that a checkpoint
-    fixes are dropped; the second result says which.
+    if command.storage is None:
+        return Place(str((command.out / "study.db").resolve()))
+    if "://" not in command.storage:
+        raise SettingsError(
+            f"storage={command.storage!r} is no address; give one such as postgresql://host/name, "
+            "or leave it out for a file in OUT."
+        )
+    return Place(command.storage, command.study or command.out.resolve().name)
 
-    Raises:
-        SettingsError: a knob that is no setting or cannot be tuned, or a value that is illegal.
-    """
-    from rl.space import DEFAULT, QUICK, SearchSpace
-    from scripts.objective import settings_of
 
-    named = {"quick": QUICK, "default": DEFAULT}
-    if name in named:
-        space = named[name]
-    elif Path(name).suffix == ".toml":
-        space = SearchSpace.from_toml(Path(name))
-    else:
-        raise SettingsError(f"space={name!r} is not one of quick, default, or a .toml file.")
-    dropped: list[str] = []
-    knobs = list(space.knobs)
-    if not settings.training.backbone.endswith("-scratch"):
-        fixed = {spec.name for spec in fields(SpectrogramSettings)} - {"clip_s", "padding"}
-        gone = [knob.name for knob in knobs if knob.name in fixed]
-        knobs = [knob for knob in knobs if knob.name not in fixed]
-        if gone:
-            dropped.append(
-                f"the checkpoint {settings.training.backbone} was trained on one kind of "
-                f"spectrogram; not searched: {', '.join(gone)}."
-            )
-        rates = (1e-5, 3e-5, 1e-4)
-        knobs = [
-            replace(k, values=rates, default=3e-5) if k.name == "learning_rate" else k
-            for k in knobs
-        ]
-    fitted = []
-    for knob in knobs:
-        if knob.name in ("sample_rate_hz", "seed", "device", "threads", "backbone"):
-            raise SettingsError(
-                f"space {name}: {knob.name} cannot be a knob; set it by its option."
-            )
-        mine = settings.value_of(knob.name)
-        if mine not in knob.values:
-            values = (*knob.values, mine)
-            if knob.ordered:
-                values = tuple(sorted(values, key=lambda v: float("inf") if v is None else v))
-            knob = replace(knob, values=values)
-        fitted.append(replace(knob, default=mine))
-        for value in knob.values:
-            try:
-                settings_of(settings, {knob.name: value})
-            except SettingsError as error:
-                raise SettingsError(f"space {name}: knob {knob.name}: {error}") from None
-    if not fitted:
-        raise SettingsError(f"space {name}: no knob is left to search.")
-    return SearchSpace(fitted), dropped
+@contextmanager
+def _told(command: Search) -> Iterator[Any]:
+    """Give the callback for each finished training: it draws the search, or writes a line."""
+    if command.watch and sys.stderr.isatty():
+        from scripts.watch import watching
+
+        with watching(place_of(command), command.search) as on_trial:
+            yield on_trial
+        return
+    with progress("search", "trials") as draw:
+        yield _shown(command.search, draw)
+
+
+def nodes_of(command: Search) -> Nodes | None:
+    """Return where on a Ray cluster the workers run; None without one."""
+    if command.ray is None:
+        return None
+    from rl.cluster import Nodes
+
+    return Nodes(command.ray, command.ray_cpus, command.ray_gpus)
+
+
+def _check_nodes(command: Search) -> None:
+    """Refuse a cluster's options that cannot be, before any clip is decoded."""
+    if not command.ray_cpus > 0:
+        raise SettingsError(f"ray_cpus={command.ray_cpus} must be above 0; raise it.")
+    if not command.ray_gpus >= 0:
+        raise SettingsError(f"ray_gpus={command.ray_gpus} must not be below 0; raise it.")
+    if (nodes := nodes_of(command)) is not None:
+        nodes.check(str(place_of(command)))
+
+
+def _grounds(command: Search, settings: Settings, manifest: Manifest) -> dict[str, Any]:
+    """Return what all machines on one study must agree in: the clips, by their place below the
+    corpus's folder, the settings that no agent chooses, and the reward."""
+    clips = [
+        [str(manifest.relative(c.path)), c.start_s, c.duration_s, c.label, c.group, c.split]
+        for c in manifest.clips
+    ]
+    kept = settings.with_values({"device": "auto", "threads": 0}).to_json()  # each machine's own
+    made = {"corpus": fingerprint(clips), "settings": fingerprint(kept), "reward": command.reward}
+    return made if command.storage else {}
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:
@@ -285,14 +329,15 @@ def _recommendation(
     best, base, difference = found.best, found.default, found.difference
     n = len(best.seeds)
     changes = [
-        {"setting": name, "default": default.get(name), "recommended": value}
+        {"setting": name, "recommended": value}
+        | ({"default": default[name]} if name in default else {})
         for name, value in best.values.items()
         if value != default.get(name)
     ]
     if best.is_default or difference is None:
         words = (
-            f"Keep the default setting: on {n} fresh seeds no finalist had a higher mean "
-            f"validation {command.reward} ({_score(base.mean)})."
+            f"Keep the default setting: of no finalist more is to be expected after all trainings. "
+            f"On {n} fresh seeds its mean validation {command.reward} was {_score(base.mean)}."
         )
     else:
         words = (

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from audio.settings import Settings
-from rl.space import DEFAULT, QUICK, Knob, SearchSpace, SpaceError
+from rl.space import Knob, SearchSpace, SpaceError
+from rl.spaces import DEFAULT, FULL, QUICK
 
 NOISY = SearchSpace(
     [
@@ -101,7 +102,7 @@ def test_random_settings_are_legal_and_reach_every_one() -> None:
     assert len(np.unique(drawn, axis=0)) == NOISY.size()
 
 
-@pytest.mark.parametrize("space", [NOISY, QUICK, DEFAULT])
+@pytest.mark.parametrize("space", [NOISY, QUICK, DEFAULT, FULL])
 def test_json_round_trip(space: SearchSpace) -> None:
     assert SearchSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
 
@@ -148,7 +149,7 @@ def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, text: str, message: 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("space", [QUICK, DEFAULT])
+@pytest.mark.parametrize("space", [QUICK, DEFAULT, FULL])
 def test_named_spaces_hold_the_default_settings_and_only_legal_ones(space: SearchSpace) -> None:
     settings = Settings()
     assert space.default() == {name: settings.value_of(name) for name in space.default()}

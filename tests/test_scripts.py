@@ -395,6 +395,24 @@ def test_search_finds_fits_and_reports(
     ]
     assert len(longer["trials"]) == 5
     results = longer
+    page = (out / "report.html").read_text()
+    for title in ("The evidence", "What matters", "How the trials learnt", "What it cost"):
+        assert title in page or (title == "The evidence" and results["best"]["is_default"])
+    own = f"What {agent} itself keeps of each setting"
+    assert own in page  # these agents keep a table of their own
+    capsys.readouterr()
+    assert cli.main(["report", str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+    assert last_line(capsys)["best"] == results["best"]["values"]
+    (out / "results.json").rename(out / "kept.json")  # as if the search were not done yet
+    assert cli.main(["report", str(out / "study.db")]) == 0
+    printed = capsys.readouterr()
+    assert "5 trials (5 complete)" in printed.out
+    unfinished = (out / "report.html").read_text()
+    assert "A search so far" in unfinished
+    assert "The final round so far" in unfinished
+    assert own in unfinished
+    (out / "kept.json").rename(out / "results.json")
     recommended = json.loads((out / "recommended.json").read_text())["settings"]
     fitted = json.loads((out / "model" / "config.json").read_text())["settings"]
     for knob, value in results["best"]["values"].items():

@@ -1,0 +1,55 @@
+"""What a search asks for: something that trains with a setting and says what came of it.
+
+`rl` does not know what is trained. The objective is handed in, and tells the score after each
+epoch, so that a trial can be ended early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rl.space import Setting
+
+Stop = Callable[[], bool]
+Report = Callable[[float], bool]
+
+
+class Stopped(Exception):
+    """Raised by an objective that gives up because `stop()` became true."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What training with one setting brought."""
+
+    score: float
+    """The reward, larger is better; measured on validation data."""
+    seconds: float
+    """Time it took."""
+    curve: list[float] = field(default_factory=list)
+    """The score after each epoch."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever else is worth keeping, JSON-ready."""
+
+
+class Objective(Protocol):
+    """Trains with a setting. It must be picklable; a method `prepare()`, where it has one, is
+    called once in each worker's process, before the first training."""
+
+    @property
+    def epochs(self) -> int:
+        """Scores that a whole training reports."""
+        ...
+
+    def __call__(self, values: Setting, seed: int, stop: Stop, report: Report) -> TrialResult:
+        """Return the score of `values`.
+
+        Args:
+            stop: asked often; once it is true, give up soon (return, or raise `Stopped`): what is
+                returned after that is thrown away.
+            report: to be told the score after each epoch; where it answers true, end the training
+                there and return what it came to.
+        """
+        ...

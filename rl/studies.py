@@ -1,0 +1,344 @@
+"""The studies of a search: where they are kept, and what becomes of trials that no one finishes.
+
+A search has two, `trials` and `finals`, in one Optuna storage: an SQLite file on one machine, or a
+database or Optuna's gRPC proxy that several machines share. A trial whose worker died is run once
+more with the same seed; it counts once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from rl.fidelity import ENDED, KILLED, Forecast, span_s
+from rl.space import Setting, Value
+
+BEAT = "beat"
+"""User attribute of a running trial: a count that its worker raises every few seconds."""
+DIED = "died"
+"""What the user attribute `KILLED` says of a trial whose worker died, which is to be run again."""
+RETRY_OF = "retry_of"
+"""User attribute of a trial that is run again: the number of the one whose worker died."""
+
+_MOST_TRIES = 10  # to open a database that others are making
+
+Phase = Literal["trials", "finals"]
+
+
+class SearchError(Exception):
+    """The search cannot start or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a search keeps its studies; picklable."""
+
+    storage: str
+    """Path of an SQLite file, or the address of a storage that machines share."""
+    name: str = ""
+    """Tells searches in one shared storage apart."""
+    beat_s: float = 5.0
+    """How often a worker shows that it is alive."""
+    dead_s: float = 45.0
+    """A worker elsewhere that has not shown it for so long is taken for dead."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may be at work on it, so that no file's lock says who is."""
+        return "://" in self.storage
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+        return Path(self.storage)
+
+    def __str__(self) -> str:
+        """Return it for messages, without a password."""
+        if not self.is_shared:
+            return self.storage
+        scheme, rest = self.storage.split("://", 1)
+        return f"{scheme}://{rest.rsplit('@', 1)[-1]} ({self.name})"
+
+    def open(
+        self,
+        phase: Phase | Literal["log"],
+        sampler: BaseSampler | None = None,
+        pruner: BasePruner | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
+    ) -> Study:
+        """Return the study of a phase, made where it is not there yet.
+
+        Args:
+            storage: where it is open already, so that no further connections are needed.
+
+        Raises:
+            SearchError: the storage cannot be reached, or a package for it is missing.
+        """
+        return optuna.create_study(
+            storage=storage or open_storage(self.storage),
+            study_name=f"{self.name}/{phase}" if self.is_shared else phase,
+            direction="maximize",
+            sampler=sampler or optuna.samplers.RandomSampler(seed=0),
+            pruner=pruner or NopPruner(),
+            load_if_exists=True,
+        )
+
+    def settle(
+        self, key: str, value: Any, storage: optuna.storages.BaseStorage | None = None
+    ) -> Any:
+        """Return what is settled under a key: the value of whoever came first, JSON-ready.
+
+        What machines decide each for itself may differ, in the last digit of a sum or because one
+        looked a moment earlier; so that all go on alike, the first decision holds for all. A file
+        has one search at a time, so there `value` holds.
+        """
+        if not self.is_shared:
+            return value
+        log = self.open("log", storage=storage)
+        while True:
+            for entry in log.get_trials(deepcopy=False):
+                if entry.user_attrs.get("key") == key:
+                    return entry.user_attrs["value"]
+            attrs = {"key": key, "value": value}
+            # entries are numbered in one step, so that there is a first one
+            log.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attrs))
+
+    def claim(self) -> Any:
+        """Return a context that only one worker can be in; elsewhere than in a file, one that all
+        can, and who claims looks again afterwards."""
+        return nullcontext() if self.is_shared else one_at_a_time(self.path)
+
+
+def open_storage(address: str) -> optuna.storages.BaseStorage:
+    """Return the Optuna storage at an address: a path of an SQLite file, `grpc://host:port`, or
+    what SQLAlchemy reads, such as `postgresql://user@host/name`.
+
+    Raises:
+        SearchError: it cannot be reached, or a package for it is missing.
+    """
+    if "://" not in address:
+        return optuna.storages.RDBStorage(
+            f"sqlite:///{address}", engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+    scheme, rest = address.split("://", 1)
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return _open_shared(scheme, rest)
+        except ImportError as error:
+            raise SearchError(
+                f"{scheme}:// needs the package {error.name or error}; install melbandit[cluster]."
+            ) from None
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
+            # several machines make the tables of a new database at the same moment
+            problem: Exception = error
+            if tries < _MOST_TRIES:
+                time.sleep(random.random())
+                continue
+        except Exception as error:
+            problem = error
+        where = rest.rsplit("@", 1)[-1]
+        reason = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise SearchError(
+            f"{scheme}://{where}: the storage cannot be opened ({reason[0]}); check the address, "
+            "and that its server runs."
+        )
+
+
+def _open_shared(scheme: str, rest: str) -> optuna.storages.BaseStorage:
+    if scheme == "grpc":
+        host, _, port = rest.partition(":")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+        proxy.wait_server_ready(timeout=10)
+        return proxy
+    if scheme in ("postgresql", "postgres"):
+        scheme = "postgresql+psycopg"
+    # a connection may be closed while a training lasts: ask before each use
+    return optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs={"pool_pre_ping": True})
+
+
+def read_earlier(where: str) -> list[tuple[Setting, float]]:
+    """Return settings and scores (large is good) of the trials of an earlier study.
+
+    where: a search's folder, an SQLite file, or ADDRESS#NAME of a study in a shared storage. Of a
+    file that holds several studies the one called `trials`, a search's, is read, or NAME of
+    FILE#NAME.
+
+    Raises:
+        SearchError: there is none, or none of its trials has a score.
+    """
+    address, _, name = where.partition("#")
+    if "://" not in address:
+        path = Path(address) / "study.db" if Path(address).is_dir() else Path(address)
+        if not path.exists():
+            raise SearchError(f"{path}: there is no such study; give a search's folder or file.")
+        address = str(path)
+    with quiet():
+        try:
+            storage = open_storage(address)
+            there = optuna.get_all_study_names(storage)
+        except SearchError:
+            raise
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise SearchError(f"{address}: holds no Optuna study ({reason}).") from None
+        wanted = next((n for n in (name, f"{name}/trials", "trials") if n in there), None)
+        if wanted is None and len(there) == 1 and not name:
+            wanted = there[0]
+        if wanted is None:
+            raise SearchError(
+                f"{where}: holds the studies {', '.join(there) or 'none'}; add #NAME of one."
+            )
+        study = optuna.load_study(study_name=wanted, storage=storage)
+        sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
+        live = live_trials(study)
+        forecast = Forecast(live)
+        scored = [(dict(t.params), forecast.score(t)) for t in live]
+    made = [(setting, sign * score) for setting, score in scored if score is not None]
+    if len(made) < 2:
+        raise SearchError(f"{where}: has {len(made)} trials with a score; at least 2 are needed.")
+    return made
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's log to errors for a while."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the file beside the study that only one worker can hold."""
+    with path.with_name(path.name + ".claim").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_killed(trial: FrozenTrial) -> bool:
+    """Return whether the trial was interrupted and does not count."""
+    return KILLED in trial.user_attrs
+
+
+def live_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials that count."""
+    return [t for t in study.get_trials(deepcopy=False) if not is_killed(t)]
+
+
+def spent_s(trials: Sequence[FrozenTrial]) -> float:
+    """Return the time during which at least one of the trials ran, in seconds.
+
+    Killed trials are left out: when they ended is not known.
+    """
+    total, reached = 0.0, 0.0
+    for start, end in sorted(_spans(trials)):
+        if end > reached:
+            total += end - max(start, reached)
+            reached = end
+    return total
+
+
+def training_s(trials: Sequence[FrozenTrial]) -> float:
+    """Return the time that the trials ran, added up, in seconds; killed ones left out."""
+    return sum(end - start for start, end in _spans(trials))
+
+
+def _spans(trials: Sequence[FrozenTrial]) -> list[tuple[float, float]]:
+    spans = (span_s(t) for t in trials if t.state != TrialState.WAITING and not is_killed(t))
+    return [span for span in spans if span is not None]
+
+
+def finish_failed(study: Study, trial: FrozenTrial, **attrs: Value) -> None:
+    """Mark a trial that no one works on as failed, with these user attributes.
+
+    Where it was finished meanwhile, nothing is done.
+    """
+    with suppress(UpdateFinishedTrialError):
+        for name, value in attrs.items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        study._storage.set_trial_user_attr(trial._trial_id, ENDED, time.time())
+        study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+
+
+def bury(study: Study, trial: FrozenTrial, error: str) -> None:
+    """Write down the end of a trial whose worker died: it is run once more, with its seed, and
+    counts once; the second time it failed."""
+    attrs = trial.user_attrs
+    if RETRY_OF in attrs:
+        finish_failed(study, trial, error=error)
+    elif "seed" in attrs:
+        # one attribute says all, and says it first: where the trial was finished meanwhile, it
+        # either cannot be written and the trial stands, or it can and the trial is run again
+        finish_failed(study, trial, killed=DIED, error=error)
+    else:  # the worker died before it trained: nothing has to be the same again
+        finish_failed(study, trial, killed=True)
+
+
+class Heart:
+    """Raises a running trial's count until it is stopped: `with Heart(study, trial_id): ...`."""
+
+    def __init__(self, study: Study, trial_id: int, beat_s: float) -> None:
+        self._study, self._trial_id, self._beat_s = study, trial_id, beat_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._over.wait(self._beat_s):
+            count += 1
+            with suppress(Exception):  # finished meanwhile, or a storage out of reach for once
+                self._study._storage.set_trial_user_attr(self._trial_id, BEAT, count)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+class Pulse:
+    """Watches the counts of trials that run elsewhere, by this machine's clock alone."""
+
+    def __init__(self, dead_s: float) -> None:
+        self.dead_s = dead_s
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def dead(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the running trials whose count has stood still for too long."""
+        now = time.monotonic()
+        stopped = []
+        for trial in trials:
+            if trial.state != TrialState.RUNNING:
+                continue
+            beat = trial.user_attrs.get(BEAT, 0)
+            last, since = self._seen.get(trial.number, (None, now))
+            if beat != last:
+                since = now
+            self._seen[trial.number] = beat, since
+            if now - since > self.dead_s:
+                stopped.append(trial)
+        return stopped
