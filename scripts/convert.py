@@ -87,7 +87,9 @@ def convert(command: Convert, argv: Sequence[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audio.conversion import as_windows, cores, read_durations
     from audio.mel import mel_filter_bank
+    from audio.memory import keep_freed_memory
 
+    keep_freed_memory()
     _check_outputs(command)
     manifest = open_corpus(command.clips, command.corpus)
     if command.unsplit:

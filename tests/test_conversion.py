@@ -501,3 +501,25 @@ def test_odd_containers_of_a_telephone_are_converted(tmp_path, capsys):
         for path in (tmp_path / "o").glob("*/*/*.png")
     }
     assert set(loudest.values()) <= {loudest["f"] - 1, loudest["f"], loudest["f"] + 1}
+
+
+def test_kept_memory_spares_page_faults():
+    """In a process of its own: whoever asked for it keeps it."""
+    code = (
+        "import resource, sys, numpy as np; from audio.memory import keep_freed_memory;"
+        "sys.argv[1] == 'keep' and keep_freed_memory();"
+        "work = lambda: [np.ones(1_000_000).sum() for _ in range(20)];"
+        "work(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; work();"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", code, how],
+                cwd=ROOT, capture_output=True, text=True, check=True,
+            ).stdout
+        )
+        for how in ("keep", "give")
+    }  # fmt: skip
+    assert faults["keep"] < 200
+    assert faults["give"] >= faults["keep"]
