@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -164,6 +164,7 @@ def test_a_chirp_keeps_its_level_below_and_vanishes_above_the_new_nyquist():
     after=st.integers(0, 20000),
     top_db=st.sampled_from([10.0, 30.0, 60.0]),
 )
+@example(before=1020, middle=100, after=0, top_db=60.0)  # below librosa's floor
 @hypothesis_settings(max_examples=60)
 def test_silence_is_trimmed_as_librosa_trims_it(before, middle, after, top_db):
     wave = np.concatenate(
