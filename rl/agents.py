@@ -109,7 +109,7 @@ class Learner:
         """Steps learnt from, in all episodes."""
         self.episodes = 0
         """Episodes that ended."""
-        self._one_step = choices.frequency == "step" and choices.depth == 1
+        self._sort()
         self._pending: list[Step] = []
         self._t = 0  # steps in this episode
         self.observed: Any = None
@@ -117,6 +117,11 @@ class Learner:
         self._state: Any = None
         self._action = 0
         self._legal: Mask = None
+
+    def _sort(self) -> None:
+        """Note what every step asks of the choices."""
+        self._one_step = self.choices.frequency == "step" and self.choices.depth == 1
+        self._on_policy = self.choices.update == "sarsa"
 
     # What a subclass says.
 
@@ -168,10 +173,11 @@ class Learner:
         self.observed = observation
         next_state = self.function.key(observation)
         next_action = None
-        legal = _listed(legal)
+        if legal is not None:
+            legal = _listed(legal)
         # SARSA learns from the action that it will take, so that is chosen first; the others
         # choose it by what they have learnt
-        if self.choices.update == "sarsa" and not terminal:
+        if self._on_policy and not terminal:
             next_action = self.choose(next_state, legal)
         step = Step(self._state, self._action, float(reward), next_state, next_action, terminal,
                     self._legal, legal)  # fmt: skip
