@@ -8,19 +8,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from rl.agents import (
-    Features,
-    Learner,
-    Mask,
-    Step,
-    check_trace,
-    function_from_json,
-    make_function,
-    move_along,
-)
+from rl.agents import Learner, Mask, Step, check_trace, move_along
 from rl.choices import VALUE_UPDATES, Choices, Depth, Frequency, OnValues
 from rl.policies import EpsilonGreedy, Floats, Policy, Schedule, from_json, to_json
 from rl.traces import trace_of
+from rl.values import Features, function_from_json, make_function
 
 _EXPLORING = EpsilonGreedy(0.1, unvisited="initial")
 
