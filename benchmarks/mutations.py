@@ -54,8 +54,8 @@ MUTATIONS = [
              "bandits"),
     Mutation("sign: perfect play", "tictactoe", "else -0.9 * worth(other)",
              "else 0.9 * worth(other)", "environments"),
-    Mutation("sign: the other's reward", "tictactoe", "return self.position, -theirs, over",
-             "return self.position, theirs, over", "environments"),
+    Mutation("sign: the other's reward", "tictactoe", "reward = -theirs",
+             "reward = theirs", "environments"),
     Mutation("sign: dutch correction", "agents", "[-step_size * (now - before) * m",
              "[step_size * (now - before) * m"),
     # the discount
