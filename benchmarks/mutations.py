@@ -106,12 +106,8 @@ MUTATIONS = [
     Mutation("average: first visits count every one", "agents",
              'if self.choices.visits == "first":', "if False:"),
     # the read and the write
-    Mutation("order: SARSA's action chosen after learning", "agents",
-             'if self._on_policy and not terminal:\n            next_action',
-             'if self._on_policy and not terminal:\n'
-             '            probe = self.choose(next_state, legal)\n'
-             '            self.learn(Step(self._state, self._action, float(reward), next_state, '
-             'probe, terminal, self._legal, legal), False)\n            next_action'),
+    Mutation("order: SARSA's action chosen anew after learning", "agents",
+             "        if next_action is None:\n            next_action", "        if True:\n            next_action"),
     Mutation("order: Q-learning's action chosen before learning", "agents",
              'if self._on_policy and not terminal:', "if not terminal:",
              "choices many"),
