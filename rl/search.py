@@ -48,17 +48,16 @@ from rl.samplers import (
     trial_index,
 )
 from rl.space import SearchSpace, Setting, Value
+from rl.storage import SearchError, open_storage
 from rl.studies import (
     BEAT,
     Phase,
     Place,
     Pulse,
-    SearchError,
     bury,
     finish_failed,
     is_killed,
     live_trials,
-    open_storage,
     quiet,
     spent_s,
 )

@@ -29,7 +29,8 @@ from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worke
 from rl.fidelity import BEGAN, BLOCK, ENDED, KILLED
 from rl.objective import Objective, Stop
 from rl.space import Setting
-from rl.studies import BEAT, RETRY_OF, Heart, Phase, SearchError, bury
+from rl.storage import SearchError
+from rl.studies import BEAT, RETRY_OF, Heart, Phase, bury
 
 GRACE_S = 30.0
 """How long a worker that was asked to stop may take before it is ended."""
@@ -71,14 +72,19 @@ class Overseer:
             return False
         if self.epoch == self.work.settings.stop_epoch:
             return True  # as far as a trial goes: it is whole
+        self.is_cut = self._is_late() or self.trial.should_prune()
+        return self.is_cut
+
+    def _is_late(self) -> bool:
+        settings = self.work.settings
+        if settings.minutes is None and settings.training_seconds is None:
+            return False
         trials = self.study.get_trials(deepcopy=False)
         # without one whole training there is nothing to recommend, nor to tell by what a part is
         # worth
-        is_late = over_budget(self.work, trials) and any(
+        return over_budget(self.work, trials) and any(
             t.state == TrialState.COMPLETE for t in trials
         )
-        self.is_cut = is_late or self.trial.should_prune()
-        return self.is_cut
 
 
 RESERVED = (
