@@ -306,10 +306,11 @@ def test_predict_reads_folders_long_files_and_names_what_it_cannot_use(
 
 def test_the_readme_s_python_runs(model: Path, corpus: Path) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     clip = next(corpus.glob("*/*.wav"))
     names: dict[str, object] = {}
-    exec(block.replace("runs/model", str(model)).replace("clip.wav", str(clip)), names)
+    for block in blocks:
+        exec(block.replace("runs/model", str(model)).replace("clip.wav", str(clip)), names)
     assert np.shape(names["probabilities"]) == (1, 10)
     assert np.sum(names["probabilities"]) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
 
