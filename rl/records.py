@@ -26,7 +26,8 @@ from rl.fidelity import KILLED, Forecast
 from rl.foreign import space_of
 from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
-from rl.studies import open_storage as open_address
+from rl.storage import open_storage as open_address
+from rl.studies import live_trials, quiet
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 STATES: Mapping[TrialState, State] = {
@@ -194,6 +195,30 @@ def _chosen(names: Sequence[str], name: str | None) -> str | None:
 
 
 # Reading
+
+
+def read_earlier(where: str) -> list[tuple[Setting, float]]:
+    """Return settings and scores (large is good) of the trials of an earlier study.
+
+    where: a search's folder, a file, or a storage's address, and #NAME of the study behind it
+    where it is not clear which is meant.
+
+    Raises:
+        RecordError: there is none, or fewer than two of its trials have a score.
+    """
+    address, _, name = where.partition("#")
+    if "://" not in address and Path(address).is_dir():
+        address = str(Path(address) / "study.db")
+    with quiet():
+        study, _ = open_study(address, name or None)
+        live = live_trials(study)
+    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    forecast = Forecast(live)
+    scored = [(dict(t.params), forecast.score(t)) for t in live]
+    made = [(setting, sign * score) for setting, score in scored if score is not None]
+    if len(made) < 2:
+        raise RecordError(f"{where}: has {len(made)} trials with a score; at least 2 are needed.")
+    return made
 
 
 def read_study(study: Study, finals: Study | None = None) -> StudyRecord:

@@ -165,8 +165,8 @@ def _search(
 ) -> tuple[dict[str, Any], int]:
     """Return the results, and how many clips could not be used."""
     from audio.train import resolve
+    from rl.records import read_earlier
     from rl.search import run_search
-    from rl.studies import read_earlier
     from scripts.clips_in import decode_sounds
     from scripts.objective import TrainingObjective, settings_of
     from scripts.study_page import write_search_page

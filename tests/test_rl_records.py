@@ -18,7 +18,8 @@ from rl.records import (
 )
 from rl.search import SearchSettings, TrialResult, run_search
 from rl.space import Knob, SearchSpace
-from rl.studies import Place, SearchError
+from rl.storage import SearchError
+from rl.studies import Place
 
 SPACE = SearchSpace([Knob("a", ("x", "y", "z")), Knob("m", (40, 64, None), default=64)])
 
