@@ -235,33 +235,40 @@ class RewardModel:
               max_sweeps: int = 20) -> tuple[Codes, Floats]:  # fmt: skip
         """Return settings improved knob by knob until no single change helps, and their scores.
 
+        Those that become equal on the way go on as one, so fewer may come back than were given.
+
         Args:
             score: of a covariance with the trials, (n, n_trials) -> (n,): what to make large.
             starts: where to begin, (n, n_knobs).
             fixed: positions of knobs to leave as they are.
         """
-        codes = starts.copy()
+        n_knobs = len(self.space.knobs)
+        codes = np.unique(starts, axis=0)
         scores = score(self.likeness(codes))
-        moving = np.arange(len(codes))
-        for _ in range(max_sweeps):
-            before = scores[moving].copy()
-            for position in range(len(self.space.knobs)):
-                absent = self.space.n_values[position]
-                rows = moving[codes[moving, position] < absent]
-                if position in fixed or not len(rows) or absent == 1:
-                    continue
-                trial = np.repeat(codes[rows], absent, axis=0)
-                trial[:, position] = np.tile(np.arange(absent), len(rows))
-                trial = self.space.settle(trial)
-                found = score(self.likeness(trial)).reshape(len(rows), absent)
-                best = found.argmax(axis=1)
-                gain = found[np.arange(len(rows)), best] > scores[rows] + 1e-12
-                better = rows[gain]
-                codes[better] = trial.reshape(len(rows), absent, -1)[gain, best[gain]]
-                scores[better] = found[gain, best[gain]]
-            moving = moving[scores[moving] > before]
+        idle = np.zeros(len(codes), dtype=int)  # knobs in turn that no change of helped
+        for step in range(max_sweeps * n_knobs):
+            position = step % n_knobs
+            if position == 0 and step:
+                codes, first = np.unique(codes, axis=0, return_index=True)
+                scores, idle = scores[first], idle[first]
+            moving = np.flatnonzero(idle < n_knobs)
             if not len(moving):
                 break
+            idle[moving] += 1
+            absent = self.space.n_values[position]
+            rows = moving[codes[moving, position] < absent]
+            if position in fixed or not len(rows) or absent == 1:
+                continue
+            trial = np.repeat(codes[rows], absent, axis=0)
+            trial[:, position] = np.tile(np.arange(absent), len(rows))
+            trial = self.space.settle(trial)
+            found = score(self.likeness(trial)).reshape(len(rows), absent)
+            best = found.argmax(axis=1)
+            gain = found[np.arange(len(rows)), best] > scores[rows] + 1e-12
+            better = rows[gain]
+            codes[better] = trial.reshape(len(rows), absent, -1)[gain, best[gain]]
+            scores[better] = found[gain, best[gain]]
+            idle[better] = 1
         return codes, scores
 
     def neighbours(self, codes: Codes) -> Codes:
