@@ -26,7 +26,7 @@ from rl.fidelity import KILLED, Forecast
 from rl.foreign import space_of
 from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
-from rl.studies import open_storage as open_address
+from rl.storage import open_storage as open_address
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 STATES: Mapping[TrialState, State] = {
