@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,17 @@ def test_a_torch_loader_takes_a_split(corpus, tmp_path):
     assert np.array_equal(train[-1], train[len(train) - 1])
     with pytest.raises(IndexError):
         train[len(train)]
+
+
+def test_the_readme_s_loader_runs(corpus, tmp_path):
+    convert(corpus, tmp_path / "o", "--format", "uint8")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", readme, re.S)
+    names: dict = {}
+    exec(block.replace("runs/shards", str(tmp_path / "o")), names)
+    assert names["level"].shape[0] == 24
+    assert names["label"] in ("class 0", "class 1")
+    assert next(iter(names["loader"])).shape[1] == 24
 
 
 def test_numpy_alone_reads_a_shard(corpus, tmp_path):
