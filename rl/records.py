@@ -164,10 +164,11 @@ def open_study(where: str | BaseStorage, name: str | None = None) -> tuple[Study
     names = sorted(optuna.study.get_all_study_names(storage))
     if not names:
         raise RecordError(f"{shown}: holds no study.")
-    listed = ", ".join(names)
+    searches, others = _searches(names)
+    listed = ", ".join([*searches, *others])
     found = _chosen(names, name)
     if found is None and name is None:
-        raise RecordError(f"{shown}: holds {len(names)} studies; name one of them: {listed}.")
+        raise RecordError(f"{shown}: holds several studies; name one of them: {listed}.")
     if found is None:
         raise RecordError(f"{shown}: holds no study {name!r}; there are: {listed}.")
     study = optuna.load_study(study_name=found, storage=storage)
@@ -188,9 +189,15 @@ def _chosen(names: Sequence[str], name: str | None) -> str | None:
         return next((n for n in (name, f"{name}/trials") if n in names), None)
     if len(names) == 1 or "trials" in names:
         return "trials" if "trials" in names else names[0]
-    searches = [n for n in names if n.endswith("/trials")]
-    others = [n for n in names if searches and not n.startswith(searches[0].removesuffix("trials"))]
-    return searches[0] if len(searches) == 1 and not others else None
+    searches, others = _searches(names)
+    return f"{searches[0]}/trials" if len(searches) == 1 and not others else None
+
+
+def _searches(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names of melbandit's searches in a shared storage, and of all other studies."""
+    searches = [n.removesuffix("/trials") for n in names if n.endswith("/trials")]
+    others = [n for n in names if n.rpartition("/")[0] not in searches or "/" not in n]
+    return searches, others
 
 
 # Reading
