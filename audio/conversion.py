@@ -102,13 +102,11 @@ def read_durations(clips: Sequence[Clip], *, workers: int) -> list[float | None]
     """Return the length of each clip in seconds, or None where it cannot be read; a clip that is a
     piece of a file has the length of the piece."""
     paths = list({clip.path for clip in clips if clip.duration_s is None})
-    found: dict[Path, float | None] = {}
 
-    def measure(some: Sequence[Path]) -> None:
-        for path in some:
-            found[path] = read_duration_s(path)
+    def measure(path: Path) -> Iterator[tuple[Path, float | None]]:
+        yield path, read_duration_s(path)
 
-    _in_threads([paths[i : i + 64] for i in range(0, len(paths), 64)], measure, workers)
+    found = dict(_as_done(iter(paths), measure, workers))
     lengths: list[float | None] = []
     for clip in clips:
         whole = clip.duration_s if clip.duration_s is not None else found[clip.path]
@@ -175,23 +173,20 @@ def convert_clips(
     maker = log_mel or NumpyLogMel(settings)
     cut = cut or CutSettings()
     total = Outcome()
-    n_done = 0
-
     threads = threading.local()  # a worker holds filters that only one thread may use
 
-    def work(some: Sequence[int]) -> Outcome:
+    def work(some: Sequence[int]) -> Iterator[Outcome]:
         if not hasattr(threads, "worker"):
             threads.worker = _Worker(clips, settings, cut, maker, sink)
-        outcome: Outcome = threads.worker.convert(some)
-        return outcome
+        worker: _Worker = threads.worker
+        return worker.convert(some)
 
     windows = cut.longer == "windows"
     shares = _shares(clips, rows, settings, windows=windows)
-    for some, outcome in _as_done(shares, work, workers or cores()):
+    for outcome in _as_done(shares, work, workers or cores()):
         total.add(outcome)
-        n_done += len(some)
         if progress:
-            progress(n_done)
+            progress(total.n_new + len(total.failed))
     return total
 
 
@@ -236,8 +231,9 @@ class _Worker:
         self.resampler = Resampler(settings.sample_rate_hz)
         self.most = _clips_at_once(settings)
 
-    def convert(self, rows: Sequence[int]) -> Outcome:
-        """Read the clips, make levels of as many as fit at once, and send them to the sink."""
+    def convert(self, rows: Sequence[int]) -> Iterator[Outcome]:
+        """Read the clips, make levels of as many as fit at once, and send them to the sink; yield
+        what became of some of them, again and again."""
         outcome = Outcome()
         held: list[tuple[int, Waveform]] = []
         streamed = self.cut.longer == "windows" and self.clips[rows[0]].duration_s is not None
@@ -254,11 +250,14 @@ class _Worker:
                 outcome.notes[row] = note
             if len(held) == self.most:
                 self._send(held)
+                outcome.n_new = len(held)
+                yield outcome
                 held.clear()
+                outcome = Outcome()
         if held:
             self._send(held)
-        outcome.n_new = len(rows) - len(outcome.failed)
-        return outcome
+        outcome.n_new = len(held)
+        yield outcome
 
     def _send(self, held: Sequence[tuple[int, Waveform]]) -> None:
         n, repeat = self.settings.n_samples, self.settings.padding == "repeat"
@@ -398,35 +397,33 @@ def on_device(settings: SpectrogramSettings, name: str) -> LevelFunction:
 # Threads
 
 
-def _in_threads(shares: Sequence[Any], work: Callable[[Any], Any], workers: int) -> None:
-    for _ in _as_done(iter(shares), work, workers):
-        pass
-
-
 def _as_done(
-    shares: Iterator[Any], work: Callable[[Any], Any], workers: int
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (share, work(share)) as threads finish them; the first error ends all and is raised."""
+    shares: Iterator[Any], work: Callable[[Any], Iterator[Any]], workers: int
+) -> Iterator[Any]:
+    """Yield what `work(share)` yields, as threads come to it; the first error ends all and is
+    raised."""
     if workers <= 1:
         for share in shares:
-            yield share, work(share)
+            yield from work(share)
         return
     lock, stop = threading.Lock(), threading.Event()
-    done: queue.SimpleQueue[tuple[Any, Any, BaseException | None]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     end = object()
 
     def run() -> None:
-        while not stop.is_set():
-            with lock:
-                share = next(shares, end)
-            if share is end:
-                break
-            try:
-                done.put((share, work(share), None))
-            except BaseException as error:
-                done.put((share, None, error))
-                break
-        done.put((end, None, None))
+        try:
+            while not stop.is_set():
+                with lock:
+                    share = next(shares, end)
+                if share is end:
+                    break
+                for result in work(share):
+                    done.put((result, None))
+                    if stop.is_set():
+                        break
+        except BaseException as error:
+            done.put((None, error))
+        done.put((end, None))
 
     threads = [threading.Thread(target=run, daemon=True) for _ in range(workers)]
     for thread in threads:
@@ -434,13 +431,13 @@ def _as_done(
     try:
         n_ended = 0
         while n_ended < workers:
-            share, result, error = done.get()
+            result, error = done.get()
             if error is not None:
                 raise error
-            if share is end:
+            if result is end:
                 n_ended += 1
             else:
-                yield share, result
+                yield result
     finally:
         stop.set()
         for thread in threads:

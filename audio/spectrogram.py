@@ -129,7 +129,8 @@ class LogMel(nn.Module):
             before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
             frames = frames - s.preemphasis * before
         spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window, n=s.n_fft))
-        power = spectrum.square().sum(-1)
+        real, imaginary = spectrum.unbind(-1)
+        power = torch.addcmul(real * real, imaginary, imaginary)  # a sum over pairs is slow
         return power if s.power == 2 else power.pow(s.power / 2)
 
     def valid_frames(self, n_valid: Tensor) -> Tensor:

@@ -110,11 +110,9 @@ def trim_silence(waveform: Waveform, top_db: float) -> Waveform:
     squares = np.pad(waveform.astype(np.float64) ** 2, (length // 2, length // 2 + hop))
     # a frame is four hops: sums of hops, then of four neighbours
     hops = squares[: (n + 3) * hop].reshape(-1, hop).sum(axis=1)
-    power = hops[:n] + hops[1 : n + 1] + hops[2 : n + 2] + hops[3 : n + 3]
-    peak = power.max()
-    if peak <= 0:
-        return waveform
-    loud = np.flatnonzero(power > peak * 10 ** (-top_db / 10))
+    power = (hops[:n] + hops[1 : n + 1] + hops[2 : n + 2] + hops[3 : n + 3]) / length
+    power = np.maximum(power, 1e-10)  # librosa's floor: below it, all is equally quiet
+    loud = np.flatnonzero(power > power.max() * 10 ** (-top_db / 10))
     return waveform[loud[0] * hop : min(len(waveform), (loud[-1] + 1) * hop)]
 
 

@@ -54,8 +54,8 @@ MUTATIONS = [
              "bandits"),
     Mutation("sign: perfect play", "tictactoe", "else -0.9 * worth(other)",
              "else 0.9 * worth(other)", "environments"),
-    Mutation("sign: the other's reward", "tictactoe", "return self.position, -theirs, over",
-             "return self.position, theirs, over", "environments"),
+    Mutation("sign: the other's reward", "tictactoe", "reward = -theirs",
+             "reward = theirs", "environments"),
     Mutation("sign: dutch correction", "agents", "[-step_size * (now - before) * m",
              "[step_size * (now - before) * m"),
     # the discount
@@ -106,14 +106,10 @@ MUTATIONS = [
     Mutation("average: first visits count every one", "agents",
              'if self.choices.visits == "first":', "if False:"),
     # the read and the write
-    Mutation("order: SARSA's action chosen after learning", "agents",
-             'if self.choices.update == "sarsa" and not terminal:\n            next_action',
-             'if self.choices.update == "sarsa" and not terminal:\n'
-             '            probe = self.choose(next_state, legal)\n'
-             '            self.learn(Step(self._state, self._action, float(reward), next_state, '
-             'probe, terminal, self._legal, legal), False)\n            next_action'),
+    Mutation("order: SARSA's action chosen anew after learning", "agents",
+             "        if next_action is None:\n            next_action", "        if True:\n            next_action"),
     Mutation("order: Q-learning's action chosen before learning", "agents",
-             'if self.choices.update == "sarsa" and not terminal:', "if not terminal:",
+             'if self._on_policy and not terminal:', "if not terminal:",
              "choices many"),
     Mutation("order: written before read, one step", "agents",
              "            after = 0.0 if step.terminal else self.following(step)\n"

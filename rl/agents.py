@@ -15,7 +15,7 @@ as often as `frequency` says, moves values towards targets that look as far ahea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -23,12 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rl.choices import Choices, Lambda
-from rl.policies import Floats, Schedule, own_generator
+from rl.policies import Floats, own_generator
 from rl.targets import compound
 from rl.traces import Trace
-from rl.values import ActionValues, Linear, ValueFunction, freeze, thaw
+from rl.values import Linear, ValueFunction, freeze, thaw
 
-Features = Callable[[Any], Floats]
 Mask = Sequence[bool] | None
 """Which actions are legal; None for all."""
 
@@ -109,7 +108,7 @@ class Learner:
         """Steps learnt from, in all episodes."""
         self.episodes = 0
         """Episodes that ended."""
-        self._one_step = choices.frequency == "step" and choices.depth == 1
+        self._sort()
         self._pending: list[Step] = []
         self._t = 0  # steps in this episode
         self.observed: Any = None
@@ -117,6 +116,11 @@ class Learner:
         self._state: Any = None
         self._action = 0
         self._legal: Mask = None
+
+    def _sort(self) -> None:
+        """Note what every step asks of the choices."""
+        self._one_step = self.choices.frequency == "step" and self.choices.depth == 1
+        self._on_policy = self.choices.update == "sarsa"
 
     # What a subclass says.
 
@@ -168,10 +172,11 @@ class Learner:
         self.observed = observation
         next_state = self.function.key(observation)
         next_action = None
-        legal = _listed(legal)
+        if legal is not None:
+            legal = _listed(legal)
         # SARSA learns from the action that it will take, so that is chosen first; the others
         # choose it by what they have learnt
-        if self.choices.update == "sarsa" and not terminal:
+        if self._on_policy and not terminal:
             next_action = self.choose(next_state, legal)
         step = Step(self._state, self._action, float(reward), next_state, next_action, terminal,
                     self._legal, legal)  # fmt: skip
@@ -297,26 +302,6 @@ def _listed(legal: Any) -> Mask:
     return legal.tolist() if isinstance(legal, np.ndarray) else legal  # type: ignore[no-any-return]
 
 
-def make_function(n_actions: int, *, step_size: float | Schedule | None, initial: float = 0.0,
-                  features: Features | None = None,
-                  n_features: int | None = None) -> ValueFunction:  # fmt: skip
-    """Return a table, or a linear function where features are given.
-
-    Raises:
-        ValueError: only one of `features` and `n_features`, or what the function refuses.
-    """
-    if features is None and n_features is None:
-        return ActionValues(n_actions, step_size=step_size, initial=initial)
-    if features is None or n_features is None:
-        raise ValueError("a linear function needs both features and n_features; give both.")
-    if initial:
-        raise ValueError(
-            f"initial={initial} with features: weights begin at 0; put a constant feature in."
-        )
-    return Linear(features, n_features=n_features, n_actions=n_actions,
-                  step_size=step_size)  # type: ignore[arg-type]  # fmt: skip
-
-
 def check_trace(choices: Choices, function: ValueFunction) -> None:
     """Hold a function to what traces and first visits need of it.
 
@@ -337,21 +322,6 @@ def check_trace(choices: Choices, function: ValueFunction) -> None:
         )
     if choices.visits == "first":
         raise ValueError("visits='first' with features: only a table can tell states apart.")
-
-
-def function_from_json(
-    made: dict[str, Any], n_actions: int, features: Features | None
-) -> ValueFunction:
-    """Return the table or linear function that was written.
-
-    Raises:
-        ValueError: it was linear and no features are given.
-    """
-    if "rows" in made:
-        return ActionValues.from_json(made, n_actions)
-    if features is None:
-        raise ValueError("this agent was linear in features, which are code; give features=...")
-    return Linear.from_json(made, features)
 
 
 def move_along(agent: Learner, trace: Trace, function: ValueFunction, step: Step, action: int,

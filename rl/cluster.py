@@ -19,7 +19,8 @@ import optuna
 
 from rl.claims import Wanted, Work, worker_name
 from rl.objective import Stop
-from rl.studies import Phase, SearchError
+from rl.storage import SearchError
+from rl.studies import Phase
 from rl.workers import GRACE_S, SearchInterrupted, bury_all, prepare, run_phase
 
 START_S = 600.0

@@ -8,19 +8,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from rl.agents import (
-    Features,
-    Learner,
-    Mask,
-    Step,
-    check_trace,
-    function_from_json,
-    make_function,
-    move_along,
-)
+from rl.agents import Learner, Mask, Step, check_trace, move_along
 from rl.choices import VALUE_UPDATES, Choices, Depth, Frequency, OnValues
 from rl.policies import EpsilonGreedy, Floats, Policy, Schedule, from_json, to_json
 from rl.traces import trace_of
+from rl.values import Features, function_from_json, make_function
 
 _EXPLORING = EpsilonGreedy(0.1, unvisited="initial")
 
@@ -93,6 +85,7 @@ class Control(Learner):
 
     def _bind(self) -> None:
         self.function = self._moved = self._judge = self.functions[0]
+        self._plain = len(self.functions) == 1
         self._trace = trace_of(self.function)
 
     def q(self, observation: Any) -> list[float]:
@@ -130,7 +123,8 @@ class Control(Learner):
         return np.ones(self.n_actions, bool) if legal is None else np.asarray(legal, bool)
 
     def choose(self, state: Any, legal: Mask) -> int:
-        q = self._q(state, legal)
+        # the common case, less three calls
+        q = self.function.read(state) if self._plain and legal is None else self._q(state, legal)
         if self._fast:
             return self.policy.choose(q, self.steps, self.rng)  # type: ignore[attr-defined,no-any-return]
         return self.policy.act(np.array(q), self._counts(state), self._may(legal), self.steps,
@@ -201,7 +195,7 @@ class Control(Learner):
 
     def _take(self, made: dict[str, Any], features: Features | None) -> None:
         self.choices = Choices.from_json(made)
-        self._one_step = self.choices.frequency == "step" and self.choices.depth == 1
+        self._sort()
         self.functions = [function_from_json(q, self.n_actions, features) for q in made["q"]]
         self._bind()
         self._trace.restore(made["trace"])

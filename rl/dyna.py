@@ -7,10 +7,10 @@ import heapq
 from collections.abc import Hashable
 from typing import Any, Literal, Self
 
-from rl.agents import Features, Step
+from rl.agents import Step
 from rl.control import Control
 from rl.policies import from_json
-from rl.values import freeze, thaw
+from rl.values import Features, freeze, thaw
 
 Pair = tuple[Hashable, int]
 

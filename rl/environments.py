@@ -108,7 +108,13 @@ class MDPEnv(gym.Env):  # type: ignore[misc]
         return self.state, self._info(self.state)
 
     def step(self, action: int) -> Answer:
-        """Return next state, reward, terminated, truncated, info."""
+        """Return next state, reward, terminated, truncated, info.
+
+        Raises:
+            ValueError: there is no such action.
+        """
+        if not 0 <= action < self.mdp.n_actions:
+            raise ValueError(f"action={action} must be from 0 to {self.mdp.n_actions - 1}.")
         edges, answers = self._rows[self.state][action]
         state, reward, terminal = answers[
             bisect_right(edges, self.np_random.random()) if edges else 0
@@ -275,6 +281,8 @@ class KArmedTestbed(gym.Env):  # type: ignore[misc]
 
     def step(self, action: int) -> Answer:
         """Return 0, the reward, False, whether it was the last step, the arm that is best now."""
+        if not 0 <= action < self.k:
+            raise ValueError(f"action={action} must be from 0 to {self.k - 1}.")
         reward = float(self.worths[action] + self.np_random.standard_normal())
         self._t += 1
         if self.drift_sd:

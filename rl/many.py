@@ -128,7 +128,8 @@ def run_many(
         after, reward = world.follow(state, action)
         ended = mdp.terminal[after]
         column, after_column = run * n_states + state, run * n_states + after
-        following = acting(after_column)
+        if update != "double-q-learning":
+            following = acting(after_column)
         if update == "sarsa":  # the next action is chosen before learning
             next_action = world.choose(following, after, epsilon)
             value = following[next_action, np.arange(len(run))]

@@ -8,18 +8,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from rl.agents import (
-    Features,
-    Learner,
-    Mask,
-    Step,
-    check_trace,
-    function_from_json,
-    make_function,
-)
+from rl.agents import Learner, Mask, Step, check_trace
 from rl.choices import POLICY_UPDATES, Choices, Depth, Frequency, Lambda, OnPolicy
 from rl.policies import Floats
 from rl.traces import trace_of
+from rl.values import Features, function_from_json, make_function
 
 _USUAL: dict[str, tuple[Frequency, Depth]] = {
     "reinforce": ("episode", "episode"),

@@ -7,20 +7,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from rl.agents import (
-    Features,
-    Learner,
-    Mask,
-    Step,
-    check_trace,
-    function_from_json,
-    make_function,
-    move_along,
-)
+from rl.agents import Learner, Mask, Step, check_trace, move_along
 from rl.choices import Choices, Depth, Frequency
 from rl.mdp import PolicyArray
 from rl.policies import Floats, Schedule
 from rl.traces import trace_of
+from rl.values import Features, function_from_json, make_function
 
 
 class Prediction(Learner):

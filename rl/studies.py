@@ -8,10 +8,8 @@ more with the same seed; it counts once.
 from __future__ import annotations
 
 import fcntl
-import random
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
@@ -28,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from rl.fidelity import ENDED, KILLED, Forecast, span_s
 from rl.space import Setting, Value
+from rl.storage import SearchError, open_storage, without_password
 
 BEAT = "beat"
 """User attribute of a running trial: a count that its worker raises every few seconds."""
@@ -36,13 +34,9 @@ DIED = "died"
 RETRY_OF = "retry_of"
 """User attribute of a trial that is run again: the number of the one whose worker died."""
 
-_MOST_TRIES = 10  # to open a database that others are making
+_LEAST_LOOKS = 3
 
 Phase = Literal["trials", "finals"]
-
-
-class SearchError(Exception):
-    """The search cannot start or go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,7 @@ class Place:
         """Return it for messages, without a password."""
         if not self.is_shared:
             return self.storage
-        scheme, rest = self.storage.split("://", 1)
-        return f"{scheme}://{rest.rsplit('@', 1)[-1]} ({self.name})"
+        return f"{without_password(self.storage)} ({self.name})"
 
     def open(
         self,
@@ -123,57 +116,6 @@ class Place:
         """Return a context that only one worker can be in; elsewhere than in a file, one that all
         can, and who claims looks again afterwards."""
         return nullcontext() if self.is_shared else one_at_a_time(self.path)
-
-
-def open_storage(address: str) -> optuna.storages.BaseStorage:
-    """Return the Optuna storage at an address: a path of an SQLite file, `grpc://host:port`, or
-    what SQLAlchemy reads, such as `postgresql://user@host/name`.
-
-    Raises:
-        SearchError: it cannot be reached, or a package for it is missing.
-    """
-    if "://" not in address:
-        return optuna.storages.RDBStorage(
-            f"sqlite:///{address}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-    scheme, rest = address.split("://", 1)
-    tries = 0
-    while True:
-        tries += 1
-        try:
-            return _open_shared(scheme, rest)
-        except ImportError as error:
-            raise SearchError(
-                f"{scheme}:// needs the package {error.name or error}; install melbandit[cluster]."
-            ) from None
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
-            # several machines make the tables of a new database at the same moment
-            problem: Exception = error
-            if tries < _MOST_TRIES:
-                time.sleep(random.random())
-                continue
-        except Exception as error:
-            problem = error
-        where = rest.rsplit("@", 1)[-1]
-        reason = str(problem).strip().splitlines() or [type(problem).__name__]
-        raise SearchError(
-            f"{scheme}://{where}: the storage cannot be opened ({reason[0]}); check the address, "
-            "and that its server runs."
-        )
-
-
-def _open_shared(scheme: str, rest: str) -> optuna.storages.BaseStorage:
-    if scheme == "grpc":
-        host, _, port = rest.partition(":")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
-        proxy.wait_server_ready(timeout=10)
-        return proxy
-    if scheme in ("postgresql", "postgres"):
-        scheme = "postgresql+psycopg"
-    # a connection may be closed while a training lasts: ask before each use
-    return optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs={"pool_pre_ping": True})
 
 
 def read_earlier(where: str) -> list[tuple[Setting, float]]:
@@ -325,20 +267,24 @@ class Pulse:
 
     def __init__(self, dead_s: float) -> None:
         self.dead_s = dead_s
-        self._seen: dict[int, tuple[Any, float]] = {}
+        self._seen: dict[int, tuple[Any, float, int]] = {}
 
     def dead(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the running trials whose count has stood still for too long."""
+        """Return the running trials whose count has stood still for too long.
+
+        Several looks must agree: after a while in which the storage was out of reach for all, the
+        first finds every count where it was.
+        """
         now = time.monotonic()
         stopped = []
         for trial in trials:
             if trial.state != TrialState.RUNNING:
                 continue
             beat = trial.user_attrs.get(BEAT, 0)
-            last, since = self._seen.get(trial.number, (None, now))
+            last, since, n_looks = self._seen.get(trial.number, (None, now, 0))
             if beat != last:
-                since = now
-            self._seen[trial.number] = beat, since
-            if now - since > self.dead_s:
+                since, n_looks = now, 0
+            self._seen[trial.number] = beat, since, n_looks + 1
+            if now - since > self.dead_s and n_looks >= _LEAST_LOOKS:
                 stopped.append(trial)
         return stopped

@@ -121,12 +121,13 @@ class TicTacToe(gym.Env):  # type: ignore[misc]
         self.observation_space = gym.spaces.Discrete(N_POSITIONS)
         self.action_space = gym.spaces.Discrete(9)
         self.position = 0
+        self._over = True
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:  # fmt: skip
         """Return the first position in which the agent is to move."""
         super().reset(seed=seed)
-        self.position = 0
+        self.position, self._over = 0, False
         begins = self.np_random.random() < 0.5 if self.first is None else self.first
         if not begins and self.opponent != "self":
             self.position, _, _ = after_move(0, self._reply(0))
@@ -134,14 +135,26 @@ class TicTacToe(gym.Env):  # type: ignore[misc]
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         """Return the next position in which the agent is to move, what came of its move and the
-        reply, and whether the game is over."""
-        if not legal_mask(self.position)[action]:
-            return self.position, LOSS, True, False, {"illegal": True, **self._info()}
-        self.position, reward, over = after_move(self.position, int(action))
-        if over or self.opponent == "self":
-            return self.position, reward, over, False, self._info()
-        self.position, theirs, over = after_move(self.position, self._reply(self.position))
-        return self.position, -theirs, over, False, self._info()
+        reply, and whether the game is over.
+
+        Raises:
+            ValueError: the game was over, or there is no such cell.
+        """
+        if self._over:
+            raise ValueError("the game is over; reset first.")
+        if not 0 <= action < 9:
+            raise ValueError(f"action={action} must be a cell, from 0 to 8.")
+        reward = LOSS
+        if illegal := not legal_mask(self.position)[action]:
+            self._over = True
+        else:
+            self.position, reward, self._over = after_move(self.position, int(action))
+            if not self._over and self.opponent != "self":
+                reply = self._reply(self.position)
+                self.position, theirs, self._over = after_move(self.position, reply)
+                reward = -theirs
+        info = self._info() | ({"illegal": True} if illegal else {})
+        return self.position, reward, self._over, False, info
 
     def _info(self) -> dict[str, Any]:
         # a new array each time: whoever keeps an info may write to it

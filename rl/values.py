@@ -13,6 +13,9 @@ import numpy as np
 
 from rl.policies import Floats, Schedule, from_json, to_json
 
+Features = Callable[[Any], Floats]
+"""x(s) of an observation, float64 (n_features,)."""
+
 
 class ActionValues:
     """Q: a value and a count for every action of every state seen.
@@ -159,7 +162,7 @@ class Linear:
 
     def __init__(
         self,
-        features: Callable[[Any], Floats],
+        features: Features,
         *,
         n_features: int,
         n_actions: int,
@@ -215,7 +218,7 @@ class Linear:
         return {"step_size": self.step_size, "weights": self.weights.tolist()}
 
     @classmethod
-    def from_json(cls, made: dict[str, Any], features: Callable[[Any], Floats]) -> Self:
+    def from_json(cls, made: dict[str, Any], features: Features) -> Self:
         """Return the function that `to_json` wrote, given its features."""
         weights = np.array(made["weights"])
         n_actions, n_features = weights.shape
@@ -226,6 +229,41 @@ class Linear:
 
 
 ValueFunction = ActionValues | Linear
+
+
+def make_function(n_actions: int, *, step_size: float | Schedule | None, initial: float = 0.0,
+                  features: Features | None = None,
+                  n_features: int | None = None) -> ValueFunction:  # fmt: skip
+    """Return a table, or a linear function where features are given.
+
+    Raises:
+        ValueError: only one of `features` and `n_features`, or what the function refuses.
+    """
+    if features is None and n_features is None:
+        return ActionValues(n_actions, step_size=step_size, initial=initial)
+    if features is None or n_features is None:
+        raise ValueError("a linear function needs both features and n_features; give both.")
+    if initial:
+        raise ValueError(
+            f"initial={initial} with features: weights begin at 0; put a constant feature in."
+        )
+    return Linear(features, n_features=n_features, n_actions=n_actions,
+                  step_size=step_size)  # type: ignore[arg-type]  # fmt: skip
+
+
+def function_from_json(
+    made: dict[str, Any], n_actions: int, features: Features | None
+) -> ValueFunction:
+    """Return the table or linear function that was written.
+
+    Raises:
+        ValueError: it was linear and no features are given.
+    """
+    if "rows" in made:
+        return ActionValues.from_json(made, n_actions)
+    if features is None:
+        raise ValueError("this agent was linear in features, which are code; give features=...")
+    return Linear.from_json(made, features)
 
 
 def thaw(state: Any) -> Any:

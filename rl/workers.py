@@ -26,10 +26,11 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worker_name
-from rl.fidelity import BEGAN, ENDED, KILLED
+from rl.fidelity import BEGAN, BLOCK, ENDED, KILLED
 from rl.objective import Objective, Stop
 from rl.space import Setting
-from rl.studies import BEAT, RETRY_OF, Heart, Phase, SearchError, bury
+from rl.storage import SearchError
+from rl.studies import BEAT, RETRY_OF, Heart, Phase, bury
 
 GRACE_S = 30.0
 """How long a worker that was asked to stop may take before it is ended."""
@@ -71,17 +72,24 @@ class Overseer:
             return False
         if self.epoch == self.work.settings.stop_epoch:
             return True  # as far as a trial goes: it is whole
+        self.is_cut = self._is_late() or self.trial.should_prune()
+        return self.is_cut
+
+    def _is_late(self) -> bool:
+        settings = self.work.settings
+        if settings.minutes is None and settings.training_seconds is None:
+            return False
         trials = self.study.get_trials(deepcopy=False)
         # without one whole training there is nothing to recommend, nor to tell by what a part is
         # worth
-        is_late = over_budget(self.work, trials) and any(
+        return over_budget(self.work, trials) and any(
             t.state == TrialState.COMPLETE for t in trials
         )
-        self.is_cut = is_late or self.trial.should_prune()
-        return self.is_cut
 
 
-RESERVED = ("seed", "pid", "default", "error", "values", BEAT, BEGAN, ENDED, KILLED, RETRY_OF)
+RESERVED = (
+    "seed", "pid", "default", "error", "values", BEAT, BEGAN, BLOCK, ENDED, KILLED, RETRY_OF,
+)  # fmt: skip
 """User attributes that an objective cannot set."""
 
 
@@ -91,6 +99,8 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
     result, error = None, ""
     overseer = Overseer(study, trial, work, phase)
     given = {**values, **(work.trial_values if phase == "trials" else {})}
+    if (block := block_of(work.objective, seed)) is not None:
+        trial.set_user_attr(BLOCK, block)
     try:
         with Heart(study, trial._trial_id, work.place.beat_s):
             result = work.objective(given, seed, stop, overseer)
@@ -115,6 +125,13 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
         study.tell(trial, state=TrialState.PRUNED)  # its score is the last that was reported
     else:
         study.tell(trial, float(result.score))
+
+
+def block_of(objective: Objective, seed: int) -> int | None:
+    """Return which validation clips a training with this seed is scored on, where the objective
+    has several sets of them."""
+    method = getattr(objective, "block", None)
+    return None if method is None else method(seed)
 
 
 def run_phase(

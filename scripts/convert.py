@@ -87,7 +87,9 @@ def convert(command: Convert, argv: Sequence[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audio.conversion import as_windows, cores, read_durations
     from audio.mel import mel_filter_bank
+    from audio.memory import keep_freed_memory
 
+    keep_freed_memory()
     _check_outputs(command)
     manifest = open_corpus(command.clips, command.corpus)
     if command.unsplit:
@@ -163,13 +165,15 @@ def _convert_into(
 
 
 def _check_outputs(command: Convert) -> None:
-    """Refuse outputs that cannot go together.
+    """Refuse options that cannot be, before anything is written.
 
     Raises:
-        SettingsError: an unknown colour map, or shards in colour.
+        SettingsError: an unknown colour map, shards in colour, or fewer than no threads.
     """
     if command.colormap is not None:
         _check_colormap(command.colormap)
+    if command.workers < 0:
+        raise SettingsError(f"workers={command.workers} must be 0 (one a core) or more.")
     if command.format != "png" and (command.colormap or command.orientation != "upright"):
         raise SettingsError(
             f"colormap and orientation are for pictures; format={command.format} holds levels, low "

@@ -28,6 +28,7 @@ from data.corpus import CorpusSettings, open_corpus
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.finetune import score_and_save, summary, with_base
+from scripts.rotation import rotations
 from scripts.run_folder import RunFolder, open_run
 from scripts.spaces import space_for
 from scripts.tables import finals_text, scores_text
@@ -63,6 +64,10 @@ class Search:
     """Print the knobs and how many settings there are, and do nothing else."""
     reward: Literal["macro-f1", "accuracy"] = "macro-f1"
     """Validation score that rewards a trial."""
+    rotate_validation: bool = False
+    """Hold out other groups (speakers, sessions, folds) for validation in turn, one part a
+    training, in place of the same ones always: settings are then not chosen to suit these few. How
+    much harder some parts are is measured and taken off."""
     settings: Path | None = None
     """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
     preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
@@ -115,6 +120,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
     if command.show_space:
         print(space.describe())
         return DONE
+    _check(command, space)
     from audio.images import is_images_folder
 
     if is_images_folder(command.clips):
@@ -128,6 +134,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
             "corpus": manifest.fingerprint(),
             "space": space.to_json(),
             "reward": command.reward,
+            "rotate_validation": command.rotate_validation,
             "agent": command.search.agent,
             **({"storage": str(place_of(command))} if command.storage else {}),
         }
@@ -139,6 +146,18 @@ def search(command: Search, argv: Sequence[str]) -> int:
         results, n_failed = _search(command, folder, settings, space, manifest)
         _print(results)
     return PARTLY if n_failed else DONE
+
+
+def _check(command: Search, space: SearchSpace) -> None:
+    """Refuse what cannot go together, before any clip is decoded."""
+    budget = command.search
+    if budget.trial_epochs is not None and "epochs" in space:
+        raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
+    if command.rotate_validation and budget.pruner in ("median", "hyperband"):
+        raise SettingsError(
+            f"pruner={budget.pruner} compares scores as they are, which differ from part to part "
+            "of a rotating validation; take halving or none."
+        )
 
 
 def _search(
@@ -173,10 +192,13 @@ def _search(
     # one thread a trial where several run at once; not part of what is recommended
     threads = settings.training.threads or (0 if budget.workers == 1 else 1)
     trained = settings.with_values({"threads": threads})
-    objective = TrainingObjective(manifest, clips.labels, store.resolve(), trained, command.reward)
+    rotation = rotations(clips.manifest) if command.rotate_validation else ()
+    if rotation:
+        say(f"validation rotates over {len(rotation)} parts of the training and validation clips")
+    objective = TrainingObjective(
+        clips.manifest, clips.labels, store.resolve(), trained, command.reward, rotation
+    )
     default = space.complete({knob.name: settings.value_of(knob.name) for knob in space.knobs})
-    if budget.trial_epochs is not None and "epochs" in space:
-        raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
     fewer = budget.trial_epochs is not None and budget.trial_epochs < settings.training.epochs
     with _told(command) as on_trial:
         found = run_search(

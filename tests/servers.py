@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -48,36 +49,60 @@ def unprivileged() -> str | None:
     pytest.skip("PostgreSQL refuses to be run by root, and there is no user postgres or nobody")
 
 
+@dataclass
+class Postgres:
+    """A PostgreSQL server of this machine."""
+
+    folder: Path
+    programs: Path
+    user: str | None
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"postgresql://melbandit@127.0.0.1:{self.port}/postgres"
+
+    def call(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self.programs / program, "-D", str(self.folder / "data"), *arguments],
+            user=self.user, cwd=self.folder, check=False, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "HOME": str(self.folder)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+
+    def start(self) -> None:
+        # nothing here has to survive a power cut
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self.call("pg_ctl", "-l", str(self.folder / "log"), "-w", "-o", options, "start")
+
+    def stop(self) -> None:
+        self.call("pg_ctl", "-m", "immediate", "stop")
+
+
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """Run a PostgreSQL server on this machine; give the address of an empty database."""
+def postgres() -> Iterator[Postgres]:
+    """Run a PostgreSQL server with an empty database."""
     programs = postgres_programs()
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed; install melbandit[cluster] (make slow does)")
-    user = unprivileged()
-    port = free_port()
     with tempfile.TemporaryDirectory(prefix="melbandit-postgresql-") as name:
-        folder = Path(name)
-        data = folder / "data"
-        if user is not None:
-            shutil.chown(folder, user)
-
-        def call(program: str, *arguments: str) -> None:
-            done = subprocess.run(
-                [programs / program, *arguments], user=user, cwd=folder, check=False,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                env={**os.environ, "HOME": str(folder)},
-            )  # fmt: skip
-            assert done.returncode == 0, done.stdout
-
-        # nothing here has to survive a power cut
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("initdb", "-D", str(data), "-U", "melbandit", "-A", "trust", "-E", "UTF8", "-N")
-        call("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-w", "-o", options, "start")
+        server = Postgres(Path(name), programs, unprivileged(), free_port())
+        if server.user is not None:
+            shutil.chown(name, server.user)
+        server.call("initdb", "-U", "melbandit", "-A", "trust", "-E", "UTF8", "-N")
+        server.start()
         try:
-            yield f"postgresql://melbandit@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+            server.stop()
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """Run a PostgreSQL server on this machine; give the address of an empty database."""
+    with postgres() as server:
+        yield server.address
 
 
 PROXY = """

@@ -103,7 +103,7 @@ HEAVY += ("sklearn", "pandas", "soundfile", "PIL")
 
 
 @pytest.mark.parametrize(
-    "name", ["cli", "convert", "finetune", "search", "predict", "play", "gridworld"]
+    "name", ["cli", "convert", "finetune", "search", "predict", "play", "gridworld", "survey"]
 )
 def test_a_script_is_imported_without_heavy_packages(name):
     code = f"import sys, scripts.{name}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"

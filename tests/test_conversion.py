@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -164,6 +164,7 @@ def test_a_chirp_keeps_its_level_below_and_vanishes_above_the_new_nyquist():
     after=st.integers(0, 20000),
     top_db=st.sampled_from([10.0, 30.0, 60.0]),
 )
+@example(before=1020, middle=100, after=0, top_db=60.0)  # below librosa's floor
 @hypothesis_settings(max_examples=60)
 def test_silence_is_trimmed_as_librosa_trims_it(before, middle, after, top_db):
     wave = np.concatenate(
@@ -312,6 +313,40 @@ def test_the_middle_of_a_long_recording_is_that_of_the_whole(tmp_path, monkeypat
     monkeypatch.setattr("audio.conversion._LONG_BYTES", 1000)
     convert_clips([clip], [0], SETTINGS, streamed, workers=1)
     assert np.abs(whole.levels[0] - streamed.levels[0]).max() < 5e-3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_is_told_within_one_long_recording(tmp_path, workers):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(100 * 8000), 8000)
+    manifest = Manifest((Clip(path, "x", split="train"),), tmp_path)
+    windows = as_windows(manifest, [100.0], SETTINGS, 0.0)
+    told = []
+    convert_clips(
+        windows.clips,
+        range(len(windows)),
+        SETTINGS,
+        Kept(),
+        cut=CutSettings(longer="windows"),
+        workers=workers,
+        progress=told.append,
+    )
+    assert told == sorted(told)
+    assert len(told) > 5
+    assert told[-1] == len(windows) == 250
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_of_the_sink_ends_the_conversion_and_is_raised(clips, workers):
+    class Full(Kept):
+        def write(self, rows, levels, n_valid):
+            super().write(rows, levels, n_valid)
+            raise OSError(errno.ENOSPC, "full")
+
+    sink = Full()
+    with pytest.raises(OSError, match="full"):
+        convert_clips(clips, range(70), SETTINGS, sink, workers=workers)
+    assert len(sink.levels) <= 32 * workers
 
 
 def test_a_piece_past_the_end_of_a_stream_is_refused(tmp_path):
@@ -467,3 +502,25 @@ def test_odd_containers_of_a_telephone_are_converted(tmp_path, capsys):
         for path in (tmp_path / "o").glob("*/*/*.png")
     }
     assert set(loudest.values()) <= {loudest["f"] - 1, loudest["f"], loudest["f"] + 1}
+
+
+def test_kept_memory_spares_page_faults():
+    """In a process of its own: whoever asked for it keeps it."""
+    code = (
+        "import resource, sys, numpy as np; from audio.memory import keep_freed_memory;"
+        "sys.argv[1] == 'keep' and keep_freed_memory();"
+        "work = lambda: [np.ones(1_000_000).sum() for _ in range(20)];"
+        "work(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; work();"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", code, how],
+                cwd=ROOT, capture_output=True, text=True, check=True,
+            ).stdout
+        )
+        for how in ("keep", "give")
+    }  # fmt: skip
+    assert faults["keep"] < 200
+    assert faults["give"] >= faults["keep"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 import pytest
-from servers import postgresql, proxy
+from servers import postgres, postgresql, proxy
 from test_rl_search import SETTINGS, SPACE, Training, score
 
 from rl.claims import final_seeds, trial_seed
@@ -206,6 +206,25 @@ def test_minutes_end_all_machines_alike(storage: str, tmp_path: Path) -> None:
     first, *others = (outcome(tmp_path, name, i) for i in range(3))
     assert others == [first, first]
     assert first["trials"]
+
+
+def test_a_search_outlasts_a_database_that_is_started_anew(tmp_path: Path) -> None:
+    with postgres() as server:
+        settings = replace(TRIALS, trials=20)
+        searching = machine(tmp_path, server.address, ["outage"], 0, large=True, settings=settings)
+        while not (tmp_path / f"ready-{searching.pid}").exists():
+            assert searching.poll() is None
+            time.sleep(0.05)
+        while len(raw(server.address, "outage", "trials")) < 5:
+            time.sleep(0.05)
+        server.stop()
+        time.sleep(1.0)
+        server.start()
+        assert len(raw(server.address, "outage", "trials")) < 20
+        assert searching.wait(300) == 0
+        result = outcome(tmp_path, "outage", 0)
+        assert len(result["trials"]) == 20
+        assert sum(t["state"] == "complete" for t in result["trials"]) == 20
 
 
 def test_joining_a_study_on_other_grounds_is_refused(server: str, tmp_path: Path) -> None:

@@ -198,6 +198,17 @@ def test_what_follows_is_each_updates_own_by_hand() -> None:
     assert {after("sarsa", 1.0, seed=s) for s in range(9)} == {1 + 0.5 * 8, 1 + 0.5 * 4}
 
 
+def test_sarsa_learns_once_from_the_very_action_that_it_takes_next() -> None:
+    for seed in range(20):
+        agent = Control(2, update="sarsa", policy=EpsilonGreedy(1.0, unvisited="initial"),
+                        step_size=1.0, seed=seed)  # fmt: skip
+        agent.function.add("next", [4.0, 8.0])
+        first = agent.start("S")
+        taken = agent.step(1.0, "next")
+        assert agent.q("S")[first] == 1 + (4.0, 8.0)[taken]
+        assert agent.function.counts("S").sum() == 1
+
+
 def test_double_q_learning_judges_one_tables_choice_by_the_other() -> None:
     agent = Control(2, update="double-q-learning", step_size=1.0, seed=0)
     first, second = agent.functions

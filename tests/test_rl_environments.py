@@ -23,7 +23,8 @@ from rl.environments import (
 from rl.knob_env import KnobEnv
 from rl.mdp import random_mdp
 from rl.planning import evaluate, value_iteration
-from rl.space import DEFAULT, QUICK, Knob, SearchSpace
+from rl.space import Knob, SearchSpace
+from rl.spaces import DEFAULT, QUICK
 from rl.tictactoe import (
     LINES,
     TicTacToe,
@@ -171,6 +172,13 @@ def test_the_testbed_by_its_moments() -> None:
         KArmedTestbed(0)
 
 
+def test_actions_that_are_not_there_are_refused() -> None:
+    for environment, action in ((cliff_walk(), 4), (cliff_walk(), -1), (KArmedTestbed(), 10)):
+        environment.reset()
+        with pytest.raises(ValueError, match=f"action={action} must be from 0"):
+            environment.step(action)
+
+
 # --- tic-tac-toe
 
 
@@ -254,6 +262,11 @@ def test_rewards_are_the_agents_and_a_taken_cell_loses() -> None:
     environment.reset()
     environment.step(6)
     assert environment.step(6)[1:3] == (-1.0, True)
+    with pytest.raises(ValueError, match="the game is over"):
+        environment.step(0)
+    environment.reset()
+    with pytest.raises(ValueError, match="action=9"):
+        environment.step(9)
     second = TicTacToe(first_free, first=False)
     assert cells_of(second.reset()[0])[0] == 2
     both = TicTacToe("self")

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from audio.augment import apply_spectrogram, apply_waveform, draw_spectrogram, draw_waveform
+from audio.mel import hz_to_mel, mel_centres_hz, mel_filter_bank
 from audio.settings import AugmentationSettings, SpectrogramSettings
-from audio.spectrogram import LogMel, hz_to_mel, mel_centres_hz, mel_filter_bank
+from audio.spectrogram import LogMel
 from data.synthetic import SyntheticSettings, render_clip
 
 RATE = 16000
