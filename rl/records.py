@@ -26,7 +26,7 @@ from rl.fidelity import KILLED, Forecast
 from rl.foreign import space_of
 from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
-from rl.studies import open_storage as open_address
+from rl.storage import open_storage as open_address
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 STATES: Mapping[TrialState, State] = {
@@ -106,7 +106,7 @@ class StudyRecord:
 def open_storage(where: str) -> BaseStorage:
     """Return the storage behind a file or an address, to be read from.
 
-    where: an SQLite file (opened read-only), a journal file, or an address as `rl.studies` has it.
+    where: an SQLite file (opened read-only), a journal file, or an address as `rl.storage` has it.
 
     Raises:
         RecordError: there is none, or it holds no studies.
