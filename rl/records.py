@@ -27,6 +27,7 @@ from rl.foreign import space_of
 from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
 from rl.storage import open_storage as open_address
+from rl.storage import without_password
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 STATES: Mapping[TrialState, State] = {
@@ -110,7 +111,7 @@ def open_storage(where: str) -> BaseStorage:
 
     Raises:
         RecordError: there is none, or it holds no studies.
-        rl.studies.SearchError: it cannot be reached, or a package for it is missing.
+        rl.storage.SearchError: it cannot be reached, or a package for it is missing.
     """
     if "://" in where and not where.startswith("sqlite:///"):
         return open_address(where)
@@ -135,16 +136,6 @@ def open_storage(where: str) -> BaseStorage:
     raise RecordError(f"{path}: neither an SQLite file nor an Optuna journal.")
 
 
-def without_password(where: object) -> str:
-    """Return an address for messages.
-
-    >>> without_password("postgresql://me:secret@host/db")
-    'postgresql://host/db'
-    """
-    scheme, found, rest = str(where).partition("://")
-    return f"{scheme}://{rest.rsplit('@', 1)[-1]}" if found else scheme
-
-
 def open_study(where: str | BaseStorage, name: str | None = None) -> tuple[Study, Study | None]:
     """Return the study called `name`, and its finals where it is one of melbandit's and has some.
 
@@ -154,13 +145,14 @@ def open_study(where: str | BaseStorage, name: str | None = None) -> tuple[Study
 
     Raises:
         RecordError: it is not there, which one is meant is not clear, or it has several objectives.
-        rl.studies.SearchError: the storage cannot be reached.
+        rl.storage.SearchError: the storage cannot be reached.
     """
     if isinstance(where, str) and "#" in where and not Path(where).exists():
         where, _, named = where.partition("#")
         name = name or named
     storage = open_storage(where) if isinstance(where, str) else where
-    shown = without_password(where)
+    shown = where if isinstance(where, str) else "the storage"
+    shown = without_password(shown) if "://" in shown else shown
     names = sorted(optuna.study.get_all_study_names(storage))
     if not names:
         raise RecordError(f"{shown}: holds no study.")

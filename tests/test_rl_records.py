@@ -191,8 +191,10 @@ def test_the_study_is_named_or_found(tmp_path: Path, ours: Path) -> None:
     with pytest.raises(RecordError, match=r"holds several studies; name one of them: one, two"):
         open_study(url)
     assert open_study(url, "two")[0].study_name == "two"
-    with pytest.raises(RecordError, match=r"no study 'three'; there are: one, two"):
-        open_study(url, "three")
+    for where in (url, f"{tmp_path}/s.db"):
+        with pytest.raises(RecordError, match=r"no study 'three'; there are: one, two") as refused:
+            open_study(where, "three")
+        assert str(refused.value).startswith(f"{where}: ")
     study, finals = open_study(str(ours))
     assert (study.study_name, finals.study_name) == ("trials", "finals")
     assert open_study(f"{tmp_path}/s.db#two")[0].study_name == "two"
