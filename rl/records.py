@@ -27,6 +27,7 @@ from rl.foreign import space_of
 from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
 from rl.storage import open_storage as open_address
+from rl.storage import without_password
 from rl.studies import live_trials, quiet
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
@@ -107,11 +108,11 @@ class StudyRecord:
 def open_storage(where: str) -> BaseStorage:
     """Return the storage behind a file or an address, to be read from.
 
-    where: an SQLite file (opened read-only), a journal file, or an address as `rl.studies` has it.
+    where: an SQLite file (opened read-only), a journal file, or an address as `rl.storage` has it.
 
     Raises:
         RecordError: there is none, or it holds no studies.
-        rl.studies.SearchError: it cannot be reached, or a package for it is missing.
+        rl.storage.SearchError: it cannot be reached, or a package for it is missing.
     """
     if "://" in where and not where.startswith("sqlite:///"):
         return open_address(where)
@@ -136,16 +137,6 @@ def open_storage(where: str) -> BaseStorage:
     raise RecordError(f"{path}: neither an SQLite file nor an Optuna journal.")
 
 
-def without_password(where: object) -> str:
-    """Return an address for messages.
-
-    >>> without_password("postgresql://me:secret@host/db")
-    'postgresql://host/db'
-    """
-    scheme, found, rest = str(where).partition("://")
-    return f"{scheme}://{rest.rsplit('@', 1)[-1]}" if found else scheme
-
-
 def open_study(where: str | BaseStorage, name: str | None = None) -> tuple[Study, Study | None]:
     """Return the study called `name`, and its finals where it is one of melbandit's and has some.
 
@@ -155,20 +146,22 @@ def open_study(where: str | BaseStorage, name: str | None = None) -> tuple[Study
 
     Raises:
         RecordError: it is not there, which one is meant is not clear, or it has several objectives.
-        rl.studies.SearchError: the storage cannot be reached.
+        rl.storage.SearchError: the storage cannot be reached.
     """
     if isinstance(where, str) and "#" in where and not Path(where).exists():
         where, _, named = where.partition("#")
         name = name or named
     storage = open_storage(where) if isinstance(where, str) else where
-    shown = without_password(where)
+    shown = where if isinstance(where, str) else "the storage"
+    shown = without_password(shown) if "://" in shown else shown
     names = sorted(optuna.study.get_all_study_names(storage))
     if not names:
         raise RecordError(f"{shown}: holds no study.")
-    listed = ", ".join(names)
+    searches, others = _searches(names)
+    listed = ", ".join([*searches, *others])
     found = _chosen(names, name)
     if found is None and name is None:
-        raise RecordError(f"{shown}: holds {len(names)} studies; name one of them: {listed}.")
+        raise RecordError(f"{shown}: holds several studies; name one of them: {listed}.")
     if found is None:
         raise RecordError(f"{shown}: holds no study {name!r}; there are: {listed}.")
     study = optuna.load_study(study_name=found, storage=storage)
@@ -189,9 +182,15 @@ def _chosen(names: Sequence[str], name: str | None) -> str | None:
         return next((n for n in (name, f"{name}/trials") if n in names), None)
     if len(names) == 1 or "trials" in names:
         return "trials" if "trials" in names else names[0]
-    searches = [n for n in names if n.endswith("/trials")]
-    others = [n for n in names if searches and not n.startswith(searches[0].removesuffix("trials"))]
-    return searches[0] if len(searches) == 1 and not others else None
+    searches, others = _searches(names)
+    return f"{searches[0]}/trials" if len(searches) == 1 and not others else None
+
+
+def _searches(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names of melbandit's searches in a shared storage, and of all other studies."""
+    searches = [n.removesuffix("/trials") for n in names if n.endswith("/trials")]
+    others = [n for n in names if n.rpartition("/")[0] not in searches or "/" not in n]
+    return searches, others
 
 
 # Reading

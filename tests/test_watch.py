@@ -206,3 +206,17 @@ def test_a_study_that_cannot_be_read_does_not_disturb_the_search(tmp_path: Path)
     watcher.start()
     watcher.stop()
     assert "neither an SQLite file" in watcher.trouble
+
+
+def test_where_stderr_is_no_terminal_lines_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts.search import Search, _told
+
+    command = Search(clips=tmp_path, out=tmp_path / "study", watch=True, search=BUDGET)
+    with _told(command) as told:
+        told({"phase": "trials", "number": 3, "score": 0.5, "values": {"a": "y"}})
+    written = capsys.readouterr().err
+    assert 'trial 3: 0.500 (best so far), {"a": "y"}' in written
+    assert "\x1b" not in written
+    assert "╭" not in written
