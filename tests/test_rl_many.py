@@ -71,6 +71,18 @@ def test_every_run_has_all_its_episodes_and_none_more() -> None:
     assert first.mean() == pytest.approx(0.5, abs=0.07)
 
 
+def test_double_q_learning_judges_one_tables_choice_by_the_other() -> None:
+    """Example 6.7: whoever judges his own choice of the best goes left for long."""
+    bias = maximisation_bias()
+    left = {
+        update: run_many(bias.mdp, runs=400, episodes=60, update=update, legal=bias.legal,
+                         reward_sd=bias.reward_sd, seed=2).first_actions[:, 40:].mean()
+        for update in ("q-learning", "double-q-learning")
+    }  # fmt: skip
+    assert left["q-learning"] > 0.7
+    assert left["double-q-learning"] < 0.3
+
+
 def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(ValueError, match="no terminal state"):
         run_many(random_mdp(np.random.default_rng(0)), runs=1, episodes=1)

@@ -131,6 +131,14 @@ def test_the_value_is_the_average_return_of_many_walks(seed: int, discount: floa
     assert np.allclose(evaluate(mdp, policy), total, atol=1e-6)
 
 
+def test_what_is_said_of_terminal_states_is_not_read() -> None:
+    mdp = small_grid()
+    v = evaluate(mdp, uniform(mdp))
+    claimed = np.where(mdp.terminal, 99.0, v)
+    assert np.array_equal(mdp.action_values(claimed), mdp.action_values(v))
+    assert np.allclose(mdp.backup_v(uniform(mdp), claimed), v)
+
+
 def test_policies_are_ordered_in_part_only() -> None:
     # two states of their own; in each, action 0 is worth 1 and action 1 is worth 0
     p = np.zeros((3, 2, 3))
