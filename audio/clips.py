@@ -6,11 +6,10 @@ import csv
 import hashlib
 import io
 import math
-import warnings
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,8 @@ from audio.files import file_state, write_atomically
 from audio.settings import UserError
 
 SPLITS = ("train", "validation", "test")
+
+_VALIDATION_PERCENT = 20.0
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
 
 
@@ -77,9 +78,10 @@ class Manifest:
 
     def relative(self, path: Path) -> str:
         """Return `path` relative to the root where it lies under it, else as it is."""
-        return (
-            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-        )
+        text, root = str(path), f"{self.root}{os.sep}"
+        if text.startswith(root):
+            return text[len(root) :].replace(os.sep, "/")  # pathlib takes ten times as long
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else text
 
     def describe(self) -> str:
         """Return one line: how many clips, classes and groups, by split."""
@@ -209,10 +211,14 @@ class SplitSettings:
     """Official folds that validate; by default the one before the test's."""
     test_percent: float = 20.0
     """Share of the clips kept for the test where nothing else decides; whole groups only."""
-    validation_percent: float = 20.0
-    """Share of the clips that validate where nothing else decides; whole groups only."""
+    validation_percent: float | None = None
+    """Share of the clips that validate where nothing else decides; whole groups only. By default
+    20, and 10 of each training under --folds."""
     split_seed: int = 0
     """Seed of the split by share."""
+    allow_leakage: bool = False
+    """Go on where a group, or the same sound twice, is on two sides of a split. The model's record
+    says so."""
 
 
 def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
@@ -220,14 +226,16 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
 
     What decides, first come first served: the groups or folds that `settings` names; the split
     that the corpus prescribes; its official folds; else whole groups drawn by share, classes kept
-    in proportion (scikit-learn's StratifiedGroupKFold), so that every class is trained on. No group
-    is ever on two sides.
+    in proportion (as scikit-learn's StratifiedGroupKFold), so that every class is trained on. No
+    group is ever on two sides.
 
     Raises:
         ManifestError: a named group or fold that no clip has, an empty side, too few groups, or a
             prescribed split that puts one group on two sides.
     """
     test, validation = settings.test_percent, settings.validation_percent
+    if validation is None:
+        validation = _VALIDATION_PERCENT
     if test < 0 or validation <= 0 or test + validation >= 100:
         raise ManifestError(
             f"test_percent={test:g} and validation_percent={validation:g} leave a side without "
@@ -246,7 +254,7 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     elif any(settled):
         settled = [None if split == "train" else split for split in settled]
     elif all(clip.fold is not None for clip in clips):
-        folds = sorted({str(clip.fold) for clip in clips}, key=_natural)
+        folds = sorted({str(clip.fold) for clip in clips}, key=natural_order)
         if len(folds) < 3:
             raise ManifestError(
                 f"{len(folds)} folds are too few for three sides; name --test-folds."
@@ -257,36 +265,47 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
     labels = [clip.label for clip in clips]
     drawn = [split is None for split in settled]
     if "test" not in settled and settings.test_percent > 0:
-        _draw(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
+        draw_side(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
     if "validation" not in settled:
-        share = 100 * settings.validation_percent / (100 - settings.test_percent)
-        _draw(settled, groups, labels, "validation", share, settings.split_seed)
-    _train_every_class(settled, groups, labels, drawn)
+        share = 100 * validation / (100 - test)
+        draw_side(settled, groups, labels, "validation", share, settings.split_seed)
+    train_every_class(settled, groups, labels, drawn)
     result = replace(
         manifest,
         clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
     )
-    check_splits(result)
+    check_splits(result, allow_leakage=settings.allow_leakage)
     return result
 
 
-def check_splits(manifest: Manifest) -> None:
-    """Hold a split manifest to the rules.
-
-    Raises:
-        ManifestError: a group on two sides, no clips to train or validate on, fewer than two
-            classes, or a class that is tested but never trained.
-    """
+def leaked_groups(manifest: Manifest) -> list[tuple[Clip, Clip]]:
+    """Return, for each group that is on two sides, a clip of either side."""
     side: dict[str, Clip] = {}
+    found: dict[str, tuple[Clip, Clip]] = {}
     for clip in manifest.clips:
         if clip.group is not None:
             first = side.setdefault(clip.group, clip)
             if first.split != clip.split:
-                raise ManifestError(
-                    f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
-                    f"{first.split}, {manifest.relative(clip.path)} in {clip.split}; a model would "
-                    "be scored on what it was trained on. Move one, or mend the group column."
-                )
+                found.setdefault(clip.group, (first, clip))
+    return list(found.values())
+
+
+def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
+    """Hold a split manifest to the rules.
+
+    Raises:
+        ManifestError: a group on two sides (unless that is allowed), no clips to train or validate
+            on, fewer than two classes, or a class that is tested but never trained.
+    """
+    leaks = [] if allow_leakage else leaked_groups(manifest)
+    for first, clip in leaks[:1]:
+        more = f" ({len(leaks) - 1} more groups are, too)" if len(leaks) > 1 else ""
+        raise ManifestError(
+            f"group {clip.group} is on two sides: {manifest.relative(first.path)} in "
+            f"{first.split}, {manifest.relative(clip.path)} in {clip.split}{more}; a model would "
+            "be scored on what it was trained on. Move one, mend the group column, or "
+            "--allow-leakage."
+        )
     count = Counter(clip.split for clip in manifest.clips)
     for split in ("train", "validation"):
         if not count[split]:
@@ -304,7 +323,7 @@ def check_splits(manifest: Manifest) -> None:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
 
 
-def _natural(name: str) -> tuple[int, float, str]:
+def natural_order(name: str) -> tuple[int, float, str]:
     """Sort 2 before 10, and numbers before words."""
     try:
         return (0, float(name), name)
@@ -321,12 +340,12 @@ def _by_name(
     there = {name for name in have if name is not None}
     for name in (*test, *validation):
         if name not in there:
-            shown = ", ".join(sorted(there, key=_natural)[:20]) or "none at all"
+            shown = ", ".join(sorted(there, key=natural_order)[:20]) or "none at all"
             raise ManifestError(f"no clip is in {what} {name}; there are: {shown}.")
     return ["test" if h in test else "validation" if h in validation else None for h in have]
 
 
-def _draw(
+def draw_side(
     settled: list[str | None],
     groups: Sequence[str],
     labels: Sequence[str],
@@ -335,7 +354,7 @@ def _draw(
     seed: int,
 ) -> None:
     """Move about `percent` of the clips that no side has yet to `side`, by whole groups."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    from audio.group_folds import stratified_group_folds
 
     free = [i for i, split in enumerate(settled) if split is None]
     n_groups = len({groups[i] for i in free})
@@ -355,16 +374,15 @@ def _draw(
         ((n, min(max(1, round(n * percent / 100)), n - 1)) for n in range(2, limit + 1)),
         key=lambda part: (abs(part[1] / part[0] - percent / 100), part[0]),
     )
-    parts = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class with fewer clips than parts is no error here
-        folds = parts.split(free, [labels[i] for i in free], [groups[i] for i in free])
-        taken = [i for _, fold in islice(folds, n_taken) for i in fold]
+    parts = stratified_group_folds(
+        [labels[i] for i in free], [groups[i] for i in free], n_parts, seed=seed
+    )
+    taken = [i for fold in parts[:n_taken] for i in fold]
     for position in taken:
         settled[free[position]] = side
 
 
-def _train_every_class(
+def train_every_class(
     settled: list[str | None], groups: Sequence[str], labels: Sequence[str], drawn: Sequence[bool]
 ) -> None:
     """Move whole groups that were drawn back to train until no class is held out entirely."""
@@ -378,5 +396,5 @@ def _train_every_class(
             return
         back = held.most_common(1)[0][0]
         for i, group in enumerate(groups):
-            if group == back:
+            if group == back and drawn[i]:  # not what was named for a side
                 settled[i] = None

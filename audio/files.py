@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 
@@ -14,12 +16,31 @@ def file_state(path: Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name, then rename."""
-    part = path.with_name(path.name + ".part")
+def write_atomically(path: Path | str, data: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name, then rename.
+
+    Raises:
+        OSError: it could not be written (a full disk, ...); names the file.
+    """
+    name = os.fspath(path)  # os instead of pathlib: thousands of small pictures a second
+    part = name + ".part"
     try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
+        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            write_all(file, data)
+        finally:
+            os.close(file)
+        os.replace(part, name)  # noqa: PTH105
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(part).unlink()
+        if error.filename is None:
+            error.filename = name
         raise
+
+
+def write_all(file: int, data: bytes | memoryview) -> None:
+    """Write all of `data` to a file descriptor; a nearly full disk takes some of it at first."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]

@@ -13,21 +13,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from audio.clips import Clip, Manifest, ManifestError
 from audio.files import write_atomically
-from audio.plots import palette
+from audio.png import encode_png, filtered_rows
 from audio.settings import SpectrogramSettings
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Level = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Orientation = Literal["upright", "flipped", "sideways"]
 
-METADATA_COLUMNS = ("file_name", "label", "group", "fold", "source")
+METADATA_COLUMNS = ("file_name", "label", "group", "fold", "source", "start_s")
 
 
 def to_pixels(level: Level, low: float, high: float) -> Pixels:
@@ -69,33 +72,100 @@ class Picture:
 
 
 def encode_picture(
-    level: Level, settings: SpectrogramSettings, *, n_valid: int, colormap: str | None = None
+    level: Level,
+    settings: SpectrogramSettings,
+    *,
+    n_valid: int,
+    colormap: str | None = None,
+    orientation: Orientation = "upright",
 ) -> bytes:
     """Return the PNG of a level, (n_mels, n_frames) with low frequencies first.
 
     colormap: a matplotlib name, for people; such a picture cannot be read back as levels.
+    orientation: as `oriented`.
     """
-    low, high = level_range(level)
-    pixels = to_pixels(level[::-1], low, high)
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("melbandit", settings.fingerprint())
-    notes.add_text("low_db", repr(low))
-    notes.add_text("high_db", repr(high))
-    notes.add_text("n_valid", str(n_valid))
-    if colormap is not None:
-        pixels = colour(pixels, colormap)
-        notes.add_text("colormap", colormap)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", pnginfo=notes, compress_level=1)
-    return out.getvalue()
+    (png,) = encode_pictures(
+        level[None],
+        settings,
+        n_valid=[n_valid],
+        colours=None if colormap is None else (colormap, colour_table(colormap)),
+        orientation=orientation,
+    )
+    return png
+
+
+def encode_pictures(
+    levels: Level,
+    settings: SpectrogramSettings,
+    *,
+    n_valid: Sequence[int],
+    colours: tuple[str, Pixels] | None = None,
+    orientation: Orientation = "upright",
+) -> list[bytes]:
+    """Return the PNG of each level, (n, n_mels, n_frames): `encode_picture` for many at once.
+
+    colours: a colour map's name and its `colour_table`.
+    """
+    low, high = level_ranges(levels)
+    pixels = oriented(pixels_each(levels, low, high), orientation)
+    width = pixels.shape[2]
+    fixed = {"melbandit": settings.fingerprint()}
+    more: dict[str, str] = {} if orientation == "upright" else {"orientation": orientation}
+    if colours is not None:
+        more["colormap"] = colours[0]
+        pixels = colours[1][pixels]
+    filtered = filtered_rows(np.ascontiguousarray(pixels))
+    return [
+        encode_png(
+            rows,
+            width,
+            coloured=colours is not None,
+            notes=fixed
+            | {"low_db": repr(float(low[i])), "high_db": repr(float(high[i]))}
+            | {"n_valid": str(n_valid[i])}
+            | more,
+        )
+        for i, rows in enumerate(filtered)
+    ]
+
+
+def level_ranges(levels: Level) -> tuple[Level, Level]:
+    """Return `level_range` of each of (n, n_mels, n_frames), float32 (n,) each."""
+    low, high = levels.min(axis=(1, 2)), levels.max(axis=(1, 2))
+    return low, np.maximum(high, (low.astype(np.float64) + 1e-3).astype(np.float32))
+
+
+def pixels_each(levels: Level, low: Level, high: Level) -> Pixels:
+    """Return `to_pixels` of each of (n, n_mels, n_frames) by its own range."""
+    scale = (255 / (high.astype(np.float64) - low)).astype(np.float32)
+    scaled = levels - low[:, None, None]
+    scaled *= scale[:, None, None]
+    np.rint(scaled, out=scaled)
+    return scaled.astype(np.uint8)
+
+
+def oriented(pixels: Pixels, orientation: Orientation) -> Pixels:
+    """Return pictures (n, n_mels, n_frames), low frequencies first, as they are to be looked at.
+
+    upright: low frequencies at the bottom, time to the right. flipped: low frequencies at the top.
+    sideways: time downwards, low frequencies at the left.
+    """
+    if orientation == "sideways":
+        return pixels.transpose(0, 2, 1)
+    return pixels if orientation == "flipped" else pixels[:, ::-1]
 
 
 def colour(pixels: Pixels, colormap: str) -> Pixels:
     """Return grey (height, width) as (height, width, 3) by a matplotlib colour map."""
+    return colour_table(colormap)[pixels]
+
+
+def colour_table(colormap: str) -> Pixels:
+    """Return a matplotlib colour map as uint8 (256, 3)."""
     import matplotlib
 
     table = matplotlib.colormaps[colormap](np.arange(256))[:, :3]
-    return np.asarray(np.rint(table * 255), np.uint8)[pixels]
+    return np.asarray(np.rint(table * 255), np.uint8)
 
 
 def read_picture(path: Path) -> Picture:
@@ -104,6 +174,8 @@ def read_picture(path: Path) -> Picture:
     Raises:
         ManifestError: not such a picture, or a coloured one.
     """
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             image.load()
@@ -118,8 +190,13 @@ def read_picture(path: Path) -> Picture:
             f"{path}: coloured ({notes['colormap']}); levels can be read from grey pictures only: "
             "convert without --colormap."
         )
+    orientation = notes.get("orientation", "upright")
+    if orientation == "sideways":
+        pixels = pixels.T
+    elif orientation == "upright":
+        pixels = pixels[::-1]
     return Picture(
-        np.ascontiguousarray(pixels[::-1]),
+        np.ascontiguousarray(pixels),
         float(notes["low_db"]),
         float(notes["high_db"]),
         int(notes["n_valid"]),
@@ -157,16 +234,18 @@ def _safe(name: str) -> str:
 def write_metadata(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `metadata.csv` into each split's folder, as the imagefolder layout has it.
 
-    rows: dicts with `path` (relative to root, split first) and `METADATA_COLUMNS[1:]`.
+    rows: dicts with `path` (relative to root, split first, with slashes) and
+    `METADATA_COLUMNS[1:]`.
     """
-    for split in sorted({Path(row["path"]).parts[0] for row in rows}):
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        split, _, name = row["path"].partition("/")
+        parts.setdefault(split, []).append({**row, "file_name": name})
+    for split, some in sorted(parts.items()):
         out = io.StringIO(newline="")
         table = csv.DictWriter(out, METADATA_COLUMNS, extrasaction="ignore")
         table.writeheader()
-        for row in rows:
-            path = Path(row["path"])
-            if path.parts[0] == split:
-                table.writerow({**row, "file_name": path.relative_to(split).as_posix()})
+        table.writerows(some)
         write_atomically(root / split / "metadata.csv", out.getvalue().encode("utf-8"))
 
 
@@ -211,6 +290,10 @@ def contact_sheet(
 
     pictures: (label, uint8 (n_mels, n_frames) with low frequencies at the bottom).
     """
+    from PIL import Image, ImageDraw, ImageFont
+
+    from audio.plots import palette
+
     width, height = cell
     caption, gap = 22, 8
     rows = -(-len(pictures) // columns)

@@ -117,6 +117,7 @@ p.soft { font-size: .85rem; margin-block: 0; }
 code, pre { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas,
   "Liberation Mono", monospace; font-size: .875em; }
 td code, .chip code { overflow-wrap: anywhere; }
+td:has(.chip) { min-width: 11rem; }
 pre { background: var(--paper); border: 1px solid var(--line); border-radius: 6px;
   margin: .35rem 0 0; padding: .8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 
@@ -152,6 +153,11 @@ details > :not(summary) { margin: 1rem; }
 .callout > * + *, .callout > * + p.soft { margin-top: 1.1rem; }
 .callout table { width: auto; min-width: min(100%, 30rem); }
 .words { font-size: 1.08rem; margin: 0; max-width: 42rem; }
+.say { margin: 0; max-width: 42rem; }
+.content > .say + .say { margin-top: .5rem; }
+.content > * + .legend, .content > * + p.soft { margin-top: 1.25rem; }
+.share-note { font-weight: 400; font-size: .8rem; }
+.with { font-weight: 400; }
 .pair, .cards, .columns, .gallery { display: grid; gap: 1.25rem; }
 .pair, .cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 20.5rem), 1fr)); }
 .cards { align-items: start; }
@@ -171,6 +177,13 @@ details > :not(summary) { margin: 1rem; }
 .legend .grey { background: var(--soft); }
 .legend .seed { background: var(--soft); opacity: .5; width: .55rem; height: .55rem; }
 .legend .ring { border: 2px solid var(--ink); }
+.legend .blue-ring { border: 2px solid var(--blue); }
+.legend .band { background: var(--orange); opacity: .3; border-radius: 3px; }
+.legend .light { background: var(--blue); opacity: .3; border-radius: 3px; }
+.legend .blue-stroke { height: 2.5px; width: 1.4rem; background: var(--blue); border-radius: 0; }
+.legend .ink-stroke { height: 2px; width: 1.4rem; background: var(--ink); border-radius: 0; }
+.legend .soft-stroke { height: 2px; width: 1.4rem; background: var(--soft); opacity: .5;
+  border-radius: 0; }
 .legend .hollow { border: 1.5px solid var(--soft); }
 .legend .faint { background: var(--soft); opacity: .45; }
 .legend .diamond { background: var(--ink); border-radius: 0; transform: rotate(45deg) scale(.8); }
@@ -211,7 +224,17 @@ path.mark { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
 .trial.random { fill: var(--paper); fill-opacity: .5; stroke: var(--soft); stroke-width: 1.4; }
 .trial.default { fill: var(--ink); }
 .trial.pruned { fill: var(--soft); fill-opacity: .4; }
+.trial.replicate { fill: var(--card); stroke: var(--blue); stroke-width: 1.6; }
 .trial.failed { stroke: var(--orange); stroke-width: 1.6; fill: none; }
+.band { fill: var(--orange); fill-opacity: .14; stroke: none; }
+.curve path { fill: none; stroke: var(--soft); stroke-opacity: .4; stroke-width: 1.2; }
+.curve.pruned path { stroke: var(--orange); stroke-opacity: .45; }
+.curve.pruned .end-cross { stroke-opacity: 1; }
+.curve.default path { stroke: var(--ink); stroke-opacity: 1; stroke-width: 2; }
+.curve.best path { stroke: var(--blue); stroke-opacity: 1; stroke-width: 2.5; }
+.curve:hover path { stroke-opacity: 1; stroke-width: 3; }
+.share.together { fill: var(--blue); fill-opacity: .28; }
+.share.alone { fill: var(--blue); }
 .trial:hover { stroke: var(--ink); stroke-width: 2; }
 path.bar { stroke: var(--soft); stroke-width: 2; stroke-linecap: round; }
 path.bar.recommended, path.bar.both { stroke: var(--blue); stroke-width: 2.5; }

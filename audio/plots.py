@@ -16,7 +16,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,16 +143,16 @@ def duration(seconds: object) -> str:
 def shorten(label: object, columns: int) -> str:
     """Return `label` cut to `columns` letters with an ellipsis; wide letters count twice."""
     whole, kept = str(label), ""
-    if _columns(whole) <= columns:
+    if width_of(whole) <= columns:
         return whole
     for letter in whole:
-        if _columns(kept + letter) > columns - 1:
+        if width_of(kept + letter) > columns - 1:
             break
         kept += letter
     return kept + "…"
 
 
-def _columns(label: str) -> int:
+def width_of(label: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label)
 
 
@@ -192,7 +191,7 @@ def ticks(low: float, high: float, at_most: int = 6) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def _span(values: Sequence[float], least: float = 1e-6) -> tuple[float, float]:
+def widened(values: Sequence[float], least: float = 1e-6) -> tuple[float, float]:
     """Return the range of the values, widened by 6 % on either side."""
     if not values:
         return 0.0, 1.0
@@ -201,7 +200,7 @@ def _span(values: Sequence[float], least: float = 1e-6) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _tick_text(value: float) -> str:
+def tick_text(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
@@ -231,23 +230,23 @@ def svg(width: float, height: float, *children: str, alt: str, kind: str | None 
     )
 
 
-def _axes(x: Scale, y: Scale, x_label: str, y_label: str, base: float | None = None) -> list[str]:
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, base: float | None = None) -> list[str]:
     """Return grid, tick and axis labels; x is counted in whole numbers, and drawn at `base`."""
     base = y.start if base is None else base
     parts = []
     for tick in ticks(y.low, y.high, 6):
         parts.append(line(x.start, y(tick), x.end, y(tick), "grid"))
-        parts.append(label(x.start - 8, y(tick) + 4, _tick_text(tick), "soft end"))
+        parts.append(label(x.start - 8, y(tick) + 4, tick_text(tick), "soft end"))
     for tick in ticks(x.low, x.high, 7):
         if tick == int(tick):
-            parts.append(label(x(tick), base + 18, _tick_text(tick), "soft mid"))
+            parts.append(label(x(tick), base + 18, tick_text(tick), "soft mid"))
     parts.append(line(x.start, base, x.end, base, "axis"))
     parts.append(label(x.end, base + 36, x_label, "soft end"))
     parts.append(label(max(0.0, x.start - 40), y.end - 10, y_label, "soft"))
     return parts
 
 
-def _polyline(points: Sequence[tuple[float, float | None]]) -> str:
+def polyline(points: Sequence[tuple[float, float | None]]) -> str:
     """Return the path through the points, lifted at the gaps."""
     path, down = "", False
     for x, y in points:
@@ -259,7 +258,7 @@ def _polyline(points: Sequence[tuple[float, float | None]]) -> str:
     return path
 
 
-def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
     """Return the label positions moved apart until neighbours are `gap` from each other."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = list(wanted)
@@ -287,10 +286,10 @@ def line_chart(
     known = [v for _, ys in series for v in map(finite, ys) if v is not None]
     if not known or not xs:
         return empty("Nothing was recorded.")
-    names_px = 8 + 6.6 * max(_columns(name) for name, _ in series)
+    names_px = 8 + 6.6 * max(width_of(name) for name, _ in series)
     x = Scale(min(xs), max(xs), 46, size[0] - names_px)
-    y = Scale(*_span(known), size[1] - 46, 34)
-    parts = _axes(x, y, x_label, y_label)
+    y = Scale(*widened(known), size[1] - 46, 34)
+    parts = axes(x, y, x_label, y_label)
     if mark is not None:
         at, name = mark
         parts.append(line(x(at), y.start, x(at), y.end, "mark"))
@@ -302,7 +301,7 @@ def line_chart(
         points = [
             (x(at), None if v is None else y(v)) for at, v in zip(xs, map(finite, ys), strict=True)
         ]
-        parts.append(el("path", d=_polyline(points), class_=f"line s{i + 1}"))
+        parts.append(el("path", d=polyline(points), class_=f"line s{i + 1}"))
         drawn = [p for p in points if p[1] is not None]
         if not drawn:
             continue
@@ -312,96 +311,13 @@ def line_chart(
             if py is not None:
                 if len(points) <= 12:
                     parts.append(el("circle", cx=px, cy=py, r=2.8, class_=f"t{i + 1}"))
-                title = f"{x_label} {_tick_text(at)}: {name} {number(value, 4)}"
+                title = f"{x_label} {tick_text(at)}: {name} {number(value, 4)}"
                 parts.append(
                     el("circle", el("title", text(title)), cx=px, cy=py, r=5, class_="hit")
                 )
-    for (_, name, i), at_y in zip(ends, _apart([e[0] for e in ends], 15), strict=True):
+    for (_, name, i), at_y in zip(ends, apart([e[0] for e in ends], 15), strict=True):
         parts.append(label(x.end + 7, at_y + 4, name, f"t{i + 1}"))
     return svg(*size, *parts, alt=alt)
-
-
-def best_so_far(trials: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """Return, after each trial, the greatest score of the complete ones up to it.
-
-    >>> best_so_far([{"score": s, "state": "complete"} for s in (None, 0.5, 0.4, 0.9)])
-    [None, 0.5, 0.5, 0.9]
-    """
-    best: float | None = None
-    out = []
-    for trial in trials:
-        score = finite(trial.get("score"))
-        if score is not None and trial.get("state", "complete") == "complete":
-            best = score if best is None else max(best, score)
-        out.append(best)
-    return out
-
-
-def _marker(kind: str, x: float, y: float) -> str:
-    if kind == "failed":
-        return f"M{x - 3:.1f} {y - 3:.1f}l6 6m-6 0l6-6"
-    if kind == "default":
-        return f"M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5-6.5z"
-    r = 3.2
-    return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
-
-
-def trial_chart(trials: Sequence[Mapping[str, Any]], *, alt: str) -> str:
-    """Return one mark per trial, the best so far as steps, and the default's level."""
-    scores = [finite(t.get("score")) for t in trials]
-    known = [s for s in scores if s is not None]
-    if not known:
-        return empty("No trial has finished with a score yet.")
-    width, height = 800.0, 350.0
-    given = [finite(t.get("number")) for t in trials]
-    numbers = [float(i) if n is None else n for i, n in enumerate(given)]
-    x = Scale(min(numbers), max(numbers), 52, width - 128)
-    base = height - 46
-    y = Scale(*_span(known), base - 18, 34)
-    parts = _axes(x, y, "trial", "score", base)
-    rank = [
-        math.inf if t.get("phase") == "default" else s for t, s in zip(trials, scores, strict=True)
-    ]
-    order = sorted(range(len(trials)), key=lambda i: math.inf if (r := rank[i]) is None else -r)
-    titled = set(order[:TITLED])
-    crowd: dict[str, str] = {}
-    single: list[str] = []
-    for i, (trial, score) in enumerate(zip(trials, scores, strict=True)):
-        state, phase = trial.get("state", "complete"), trial.get("phase", "agent")
-        kind = phase if state == "complete" else "pruned" if state == "pruned" else "failed"
-        if kind not in {"default", "random", "pruned", "failed"}:
-            kind = "agent"
-        at_y = base - 9 if score is None or kind == "failed" else y(score)
-        path = _marker(kind, x(numbers[i]), at_y)
-        if i not in titled:
-            crowd[kind] = crowd.get(kind, "") + path
-            continue
-        about = f"trial {numbers[i]:g}, {phase}, {state}: {number(score, 4)}"
-        about += f" in {duration(trial.get('seconds'))}; {plain(trial.get('values') or {})}"
-        single.append(el("path", el("title", text(about)), d=path, class_=f"trial {kind}"))
-    best = best_so_far(trials)
-    steps: list[tuple[float, float | None]] = []
-    for at, before, after in zip(numbers, [None, *best], best, strict=False):
-        if before is not None and after is not None and after > before:
-            steps.append((x(at), y(before)))
-        steps.append((x(at), None if after is None else y(after)))
-    parts += [el("path", d=d, class_=f"trial {kind}") for kind, d in crowd.items()]
-    notes: list[tuple[float, str, str]] = []
-    of_default = [s for t, s in zip(trials, scores, strict=True) if t.get("phase") == "default"]
-    level = _mean([s for s in of_default if s is not None])
-    if level is not None:
-        parts.append(line(x.start, y(level), x.end, y(level), "mark"))
-        notes.append((y(level), f"default {number(level)}", "ink"))
-    parts.append(el("path", d=_polyline(steps), class_="line s2"))
-    if best[-1] is not None:
-        notes.append((y(best[-1]), f"best {number(best[-1])}", "t2"))
-    for (_, note, kind), at_y in zip(notes, _apart([n[0] for n in notes], 15), strict=True):
-        parts.append(label(x.end + 8, at_y + 4, note, kind))
-    return svg(width, height, *parts, *single, alt=alt)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)
@@ -425,10 +341,14 @@ def interval_chart(
     x_label: str,
     width: float = 360,
     name_columns: int = 14,
+    zero: bool = False,
 ) -> str:
-    """Return one dot with error bar per row on a shared x axis, the note at its right."""
-    left = 10 + 6.8 * min(name_columns, max((_columns(r.name) for r in rows), default=1))
-    right = width - 6.4 * max((_columns(r.note) for r in rows), default=0) - 14
+    """Return one dot with error bar per row on a shared x axis, the note at its right.
+
+    zero: draw an upright line at 0.
+    """
+    left = 12 + 7.1 * min(name_columns, max((width_of(r.name) for r in rows), default=1))
+    right = width - 6.4 * max((width_of(r.note) for r in rows), default=0) - 14
     x = Scale(*span, max(left, 40) + 4, right)
     pitch = 25.0
     top = 20.0
@@ -436,7 +356,9 @@ def interval_chart(
     parts = [label(width, 12, x_label, "soft end")]
     for tick in ticks(*span, 4):
         parts.append(line(x(tick), top, x(tick), bottom, "grid"))
-        parts.append(label(x(tick), bottom + 15, _tick_text(tick), "soft mid"))
+        parts.append(label(x(tick), bottom + 15, tick_text(tick), "soft mid"))
+    if zero:
+        parts.append(line(x(0.0), top - 6, x(0.0), bottom + 2, "axis"))
     for i, row in enumerate(rows):
         at = top + pitch * (i + 0.5)
         strong = "ink" if row.kind == "other" else "ink strong"
@@ -480,14 +402,15 @@ def heat_map(
     """Return the cells as a grid, names thinned and turned where there are many."""
     n = max(len(row_names), len(column_names), 1)
     side = cell_px or min(62.0, max(11.0, 540 / n))
-    columns = 16 if n <= 20 else 12
+    columns = 18 if n <= 20 else 12
     shown = [shorten(name, columns) for name in (*row_names, *column_names)]
-    longest = max(map(_columns, shown), default=1)
-    turned = max((_columns(shorten(c, columns)) for c in column_names), default=1) * 6.8 > side - 6
+    longest = max(map(width_of, shown), default=1)
+    turned = max((width_of(shorten(c, columns)) for c in column_names), default=1) * 6.8 > side - 6
     left = 30 + 6.8 * longest
     top = 30 + (4.9 * longest if turned else 14)
     every = math.ceil(13 / side)
     width = left + side * len(column_names) + (26 if turned else 8)
+    width = max(width, left + 24 + 6.6 * width_of(column_label))
     height = top + side * len(row_names) + 4
     parts = [
         label(left, 12, f"{column_label} →", "soft"),

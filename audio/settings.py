@@ -160,8 +160,17 @@ class SpectrogramSettings(SettingsGroup):
     """Mel scale; kaldi is htk with triangles drawn in mel instead of Hz."""
     mel_norm: Literal["slaney", "none"] = "slaney"
     """Whether every band has unit area in Hz (slaney) or unit peak (none)."""
-    compression: Literal["db", "cube-root"] = "db"
-    """Decibels, or the cube root of the band's power."""
+    compression: Literal["db", "cube-root", "pcen"] = "db"
+    """Decibels, the cube root of the band's power, or per-channel energy normalisation (PCEN, Wang
+    et al. 2017, as librosa's)."""
+    pcen_gain: float = setting(0.98, low=0.0, high=1.0)
+    """How far PCEN divides each band by its own smoothed level: 0 not at all, 1 wholly."""
+    pcen_bias: float = setting(2.0, low=0.0, high=1000.0)
+    """What PCEN adds before its root."""
+    pcen_power: float = setting(0.5, low=0.01, high=1.0)
+    """Exponent of PCEN's root."""
+    pcen_time_constant_s: float = setting(0.4, low=0.001, high=60.0)
+    """Over how long PCEN smooths each band, in seconds."""
     floor_db: float = setting(-100.0, low=-200.0, high=0.0)
     """Levels below this are raised to it, in dB re full scale."""
     top_db: float | None = setting(80.0, low=1.0, high=300.0)
@@ -195,6 +204,13 @@ class SpectrogramSettings(SettingsGroup):
                 f"clip_s={self.clip_s} is {self.n_samples} samples, less than n_fft={self.n_fft}, "
                 f"and edges={self.edges} needs a whole window; raise clip_s or lower n_fft."
             )
+        if self.compression != "pcen":
+            for spec in fields(self):
+                if spec.name.startswith("pcen_") and getattr(self, spec.name) != spec.default:
+                    raise SettingsError(
+                        f"{spec.name}={getattr(self, spec.name)} belongs to compression=pcen, not "
+                        f"{self.compression}; leave it out, or set compression=pcen."
+                    )
         if self.normalisation != "dataset" and (self.mean_db, self.std_db) != (None, None):
             raise SettingsError(
                 f"mean_db and std_db belong to normalisation=dataset, not {self.normalisation}; "
@@ -244,6 +260,39 @@ class SpectrogramSettings(SettingsGroup):
     def n_frames(self) -> int:
         """Frames in one window of `clip_s` seconds: the width of the picture."""
         return self.frame_count(self.n_samples)
+
+
+@dataclass(frozen=True)
+class CutSettings(SettingsGroup):
+    """Which part of a clip becomes a picture, where that is not all of it."""
+
+    longer: Literal["centre", "start", "random", "windows"] = "centre"
+    """What is taken of a clip longer than clip_s: its middle, its start, a part at random (the same
+    at every run), or all of it in windows, a picture each."""
+    overlap_percent: float = setting(0.0, low=0.0, high=95.0)
+    """How much of a window the next one shows again, with longer=windows."""
+    trim_db: float | None = setting(None, low=1.0, high=120.0)
+    """Cut off what lies this far below the clip's loudest frame at its start and end, in dB, as
+    librosa.effects.trim does (its default is 60); None keeps all."""
+    crop_seed: int = setting(0, low=0, high=2**31 - 1)
+    """Seed of longer=random."""
+
+    def check_rules(self) -> None:
+        if self.overlap_percent and self.longer != "windows":
+            raise SettingsError(
+                f"overlap_percent={self.overlap_percent:g} belongs to longer=windows, not "
+                f"{self.longer}; leave it out, or set longer=windows."
+            )
+        if self.crop_seed and self.longer != "random":
+            raise SettingsError(
+                f"crop_seed={self.crop_seed} belongs to longer=random, not {self.longer}; leave it "
+                "out, or set longer=random."
+            )
+        if self.trim_db is not None and self.longer == "windows":
+            raise SettingsError(
+                f"trim_db={self.trim_db:g} needs a clip whole, and longer=windows streams it; "
+                "leave out one of them."
+            )
 
 
 _LN_TO_DB = 10 / math.log(10)

@@ -8,82 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from audio.mel import (
+    PCEN_EPS,
+    PCEN_SCALE,
+    analysis_window,
+    hz_to_mel,
+    mel_centres_hz,
+    mel_filter_bank,
+    mel_to_hz,
+    smoother_weights,
+    smoothing,
+)
 from audio.settings import SettingsError, SpectrogramSettings
 
+__all__ = [
+    "LogMel",
+    "hz_to_mel",
+    "measure_mean_std",
+    "mel_centres_hz",
+    "mel_filter_bank",
+    "mel_to_hz",
+]
+
 # The least deviation that normalisation divides by: a silent clip stays flat, not amplified noise.
-_LEAST_DEVIATION = {"db": 1.0, "cube-root": 1e-3}
-
-
-def hz_to_mel(hz: NDArray[Any], scale: str) -> NDArray[np.float64]:
-    """Return frequencies on the mel scale.
-
-    slaney: linear below 1 kHz, logarithmic above (Slaney, Auditory Toolbox, 1998).
-    htk, kaldi: `2595 log10(1 + f / 700)` (O'Shaughnessy, 1987).
-    """
-    hz = np.asarray(hz, np.float64)
-    if scale != "slaney":
-        return 2595 * np.log10(1 + hz / 700)
-    above = 15 + np.log(np.maximum(hz, 1e-9) / 1000) / (math.log(6.4) / 27)
-    return np.where(hz < 1000, hz * 3 / 200, above)
-
-
-def mel_to_hz(mel: NDArray[Any], scale: str) -> NDArray[np.float64]:
-    """Return mel values in Hz; the inverse of `hz_to_mel`."""
-    mel = np.asarray(mel, np.float64)
-    if scale != "slaney":
-        return 700 * (10 ** (mel / 2595) - 1)
-    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((math.log(6.4) / 27) * (mel - 15)))
-
-
-def mel_centres_hz(settings: SpectrogramSettings) -> NDArray[np.float64]:
-    """Return the centre of each band, float64 (n_mels,), in Hz."""
-    return mel_to_hz(_mel_edges(settings), settings.mel_scale)[1:-1]
-
-
-def _mel_edges(settings: SpectrogramSettings) -> NDArray[np.float64]:
-    ends = hz_to_mel(np.array([settings.f_min_hz, settings.f_max]), settings.mel_scale)
-    return np.linspace(ends[0], ends[1], settings.n_mels + 2)
-
-
-def mel_filter_bank(settings: SpectrogramSettings) -> NDArray[np.float32]:
-    """Return the triangular bands' weights, float32 (n_fft // 2 + 1, n_mels).
-
-    Raises:
-        SettingsError: a band so narrow that no FFT bin falls into it. (Not for the kaldi scale:
-            AST's published checkpoints were trained with such bands.)
-    """
-    bins_hz: NDArray[Any] = np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate_hz)
-    if settings.mel_scale == "kaldi":
-        points = hz_to_mel(bins_hz, "kaldi")
-        edges = _mel_edges(settings)
-    else:
-        points = bins_hz
-        edges = mel_to_hz(_mel_edges(settings), settings.mel_scale)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising = (points[:, None] - low) / (centre - low)
-    falling = (high - points[:, None]) / (high - centre)
-    bank = np.maximum(0, np.minimum(rising, falling))
-    if settings.mel_scale == "kaldi":
-        bank[-1] = 0  # Kaldi leaves the Nyquist bin out
-    else:
-        empty = np.flatnonzero(bank.sum(axis=0) == 0)
-        if empty.size:
-            raise SettingsError(
-                f"n_mels={settings.n_mels} leaves {empty.size} bands without any bin of "
-                f"n_fft={settings.n_fft} at {settings.sample_rate_hz} Hz (the first near "
-                f"{centre[empty[0]]:.0f} Hz); lower n_mels, or raise n_fft or f_min_hz."
-            )
-    if settings.mel_norm == "slaney":
-        hz = mel_to_hz(_mel_edges(settings), settings.mel_scale)
-        bank *= 2 / (hz[2:] - hz[:-2])
-    return bank.astype(np.float32)
+_LEAST_DEVIATION = {"db": 1.0, "cube-root": 1e-3, "pcen": 1e-3}
 
 
 class LogMel(nn.Module):
@@ -100,16 +53,8 @@ class LogMel(nn.Module):
     def __init__(self, settings: SpectrogramSettings) -> None:
         super().__init__()
         self.settings = settings
-        make = {
-            "hann": torch.hann_window,
-            "hamming": torch.hamming_window,
-            "blackman": torch.blackman_window,
-        }[settings.window]
-        window = make(settings.win_length, periodic=not settings.symmetric_window)
-        short = settings.frame_length - settings.win_length
-        window = nn.functional.pad(window, (short // 2, short - short // 2))
         # Saved with the model: its file is whole without this code, and loading fills them.
-        self.register_buffer("window", window)
+        self.register_buffer("window", torch.from_numpy(analysis_window(settings)))
         self.register_buffer("bank", torch.from_numpy(mel_filter_bank(settings)))
 
     def forward(self, waveform: Tensor, n_valid: Tensor | None = None) -> Tensor:
@@ -117,7 +62,7 @@ class LogMel(nn.Module):
 
         waveform: float32 (batch, n_samples), in [-1, 1]. n_valid: int (batch,), samples before the
         padding; None says all. Returns float32 (batch, n_mels, n_frames), in dB re full scale (or
-        cube roots of power). What else is in the batch never changes a clip.
+        cube roots of power, or PCEN). What else is in the batch never changes a clip.
 
         Raises:
             ValueError: a waveform too short for one frame.
@@ -133,6 +78,8 @@ class LogMel(nn.Module):
         mel = mel.transpose(1, 2)
         if s.compression == "cube-root":
             level = mel.clamp_min(0).pow(2 / (3 * s.power))
+        elif s.compression == "pcen":
+            level = self._pcen(mel)
         else:
             floor = 10 ** (s.floor_db * s.power / 20)
             level = (20 / s.power) * torch.log10(mel.clamp_min(floor))
@@ -144,6 +91,27 @@ class LogMel(nn.Module):
         if s.past_end_db is not None and valid is not None:
             level = level.masked_fill(~valid, s.past_end_db)
         return level
+
+    def _pcen(self, mel: Tensor) -> Tensor:
+        """Return per-channel energy normalisation (Wang et al., 2017) as librosa.pcen has it.
+
+        `(bias + e / (eps + m) ** gain) ** power - bias ** power`, m the smoothed e; m starts at 1.
+        """
+        s = self.settings
+        energy = mel * PCEN_SCALE
+        weights, fading = (
+            torch.from_numpy(part).to(energy.device) for part in smoother_weights(smoothing(s))
+        )
+        smooth: list[Tensor] = []
+        carried = torch.ones_like(energy[..., :1])
+        for block in torch.split(energy, len(fading), -1):
+            n = block.shape[-1]
+            smooth.append(block @ weights[:n, :n] + carried * fading[:n])
+            carried = smooth[-1][..., -1:]
+        gain = torch.exp(-s.pcen_gain * torch.log(PCEN_EPS + torch.cat(smooth, -1)))
+        level: Tensor = (energy * gain + s.pcen_bias).pow(s.pcen_power)
+        offset: float = s.pcen_bias**s.pcen_power
+        return level - offset
 
     def _power(self, waveform: Tensor) -> Tensor:
         """Return |STFT| ** power, float32 (batch, n_frames, n_fft // 2 + 1)."""
@@ -161,7 +129,8 @@ class LogMel(nn.Module):
             before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
             frames = frames - s.preemphasis * before
         spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window, n=s.n_fft))
-        power = spectrum.square().sum(-1)
+        real, imaginary = spectrum.unbind(-1)
+        power = torch.addcmul(real * real, imaginary, imaginary)  # a sum over pairs is slow
         return power if s.power == 2 else power.pow(s.power / 2)
 
     def valid_frames(self, n_valid: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""From a file to mono float32 samples at one rate, and windows of equal length from those.
+"""Waveforms at one rate, windows of equal length from those, and the store of decoded clips.
 
-Decoding is libsndfile's (wav, flac, ogg, opus, mp3, aiff, caf); what it refuses goes to PyAV where
-that is installed (m4a, 3gp, amr, webm, wma). Resampling is soxr's HQ.
+Resampling is soxr's HQ.
 """
 
 from __future__ import annotations
@@ -16,143 +15,75 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
+from audio.decoding import (
+    ClipError,
+    Sound,
+    Waveform,
+    decode,
+    read_duration_s,
+    read_sound,
+    sound_blocks,
+)
 from audio.files import file_state
-from audio.settings import UserError, fingerprint
+from audio.settings import fingerprint
 
-Waveform = NDArray[np.float32]
-
-
-class ClipError(UserError):
-    """A clip cannot be used. `str(error)` is one line: the path and why."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.path, self.reason))
-
-
-def _refusal(path: Path) -> str | None:
-    """Return why a file cannot be sound, as far as the file system knows."""
-    if not path.exists():
-        return "no such file."
-    if path.is_dir():
-        return "is a folder."
-    if path.stat().st_size == 0:
-        return "the file is empty."
-    return None
-
-
-def _check(samples: NDArray[Any], path: Path) -> None:
-    if not samples.size:
-        raise ClipError(path, "no samples in it.")
-    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-        bad = int(np.size(samples) - np.isfinite(samples).sum())
-        raise ClipError(path, f"{bad} of its {samples.size} samples are NaN or infinite.")
-
-
-def _to_mono(samples: NDArray[Any]) -> Waveform:
-    """Return (n, channels) as the mean of the channels, float32 in [-1, 1]."""
-    scale = 2.0**-15 if samples.dtype == np.int16 else 1.0
-    if samples.shape[1] == 1:
-        mono = samples[:, 0].astype(np.float32)
-    else:
-        mono = samples.mean(axis=1, dtype=np.float32)
-    return np.multiply(mono, np.float32(scale), dtype=np.float32)
-
-
-def _sound_dtype(file: soundfile.SoundFile) -> str:
-    # 16-bit files are read as integers: half the time of libsndfile's own conversion
-    return "int16" if file.subtype == "PCM_16" else "float32"
-
-
-def _decode_soundfile(path: Path, start_s: float, duration_s: float | None) -> tuple[Waveform, int]:
-    with soundfile.SoundFile(path) as file:
-        rate = file.samplerate
-        start = round(start_s * rate)
-        if start and start >= file.frames:
-            have = file.frames / rate
-            raise ClipError(path, f"start_s={start_s:g} is past its end at {have:.3f} s.")
-        if start:
-            file.seek(start)
-        n = -1 if duration_s is None else max(1, round(duration_s * rate))
-        samples = file.read(n, dtype=_sound_dtype(file), always_2d=True)
-    _check(samples, path)
-    return _to_mono(samples), rate
-
-
-def _decode_av(path: Path, start_s: float, duration_s: float | None) -> tuple[Waveform, int]:
-    import av
-
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
-            raise ClipError(path, "there is no sound in it.")
-        stream = container.streams.audio[0]
-        rate = int(stream.rate or 0)
-        if rate <= 0:
-            raise ClipError(path, f"its sample rate is {rate} Hz.")
-        to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        until = math.inf if duration_s is None else round((start_s + duration_s) * rate)
-        pieces: list[NDArray[np.float32]] = []
-        n = 0
-        for frame in container.decode(stream):
-            for piece in to_float.resample(frame):
-                pieces.append(piece.to_ndarray())
-                n += pieces[-1].shape[1]
-            if n >= until:
-                break
-    if not pieces:
-        raise ClipError(path, "no samples in it.")
-    samples = np.concatenate(pieces, axis=1).T
-    start = round(start_s * rate)
-    if start >= len(samples):
-        have = len(samples) / rate
-        raise ClipError(path, f"start_s={start_s:g} is past its end at {have:.3f} s.")
-    samples = samples[start : None if duration_s is None else int(until)]
-    _check(samples, path)
-    return _to_mono(samples), rate
-
-
-def decode(
-    path: Path, *, start_s: float = 0.0, duration_s: float | None = None
-) -> tuple[Waveform, int]:
-    """Return the mono samples of a file, float32 (n_samples,) in [-1, 1], and its rate in Hz.
-
-    Raises:
-        ClipError: the file is missing, empty, no sound, without samples, or holds NaN.
-    """
-    reason = _refusal(path)
-    if reason:
-        raise ClipError(path, reason)
-    try:
-        return _decode_soundfile(path, start_s, duration_s)
-    except (soundfile.LibsndfileError, RuntimeError) as first:
-        why = str(getattr(first, "error_string", first)).strip().rstrip(".")
-    try:
-        return _decode_av(path, start_s, duration_s)
-    except ImportError:
-        raise ClipError(
-            path, f"libsndfile cannot read it ({why}); `pip install av` reads more formats."
-        ) from None
-    except ClipError:
-        raise
-    except Exception:  # PyAV's errors have many types; each means that FFmpeg cannot read it either
-        raise ClipError(path, f"not a sound file that can be read ({why}).") from None
+__all__ = [
+    "ClipError",
+    "Resampler",
+    "Sound",
+    "Waveform",
+    "WaveformStore",
+    "choose_clip_s",
+    "decode",
+    "fit_length",
+    "open_store",
+    "read_clip",
+    "read_duration_s",
+    "read_sound",
+    "resample",
+    "resampled_blocks",
+    "stream_windows",
+    "trim_silence",
+    "window_starts",
+]
 
 
 def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
     """Return the waveform at another rate, by soxr's HQ filter."""
     if from_hz == to_hz or not waveform.size:
         return waveform
+    import soxr
+
     out: Waveform = soxr.resample(waveform, from_hz, to_hz, quality="HQ")
     return out if out.size else np.zeros(1, np.float32)
+
+
+class Resampler:
+    """`resample` to one rate, for one thread: the filters are designed once for each rate met.
+
+    For a clip of half a second that is half the work; the samples are the same to the bit.
+    """
+
+    def __init__(self, to_hz: int) -> None:
+        self.to_hz = to_hz
+        self._streams: dict[int, Any] = {}
+
+    def __call__(self, waveform: Waveform, from_hz: int) -> Waveform:
+        """Return the waveform at the rate."""
+        if from_hz == self.to_hz or not waveform.size:
+            return waveform
+        stream = self._streams.get(from_hz)
+        if stream is None:
+            import soxr
+
+            stream = soxr.ResampleStream(from_hz, self.to_hz, 1, dtype="float32", quality="HQ")
+            self._streams[from_hz] = stream
+        out: Waveform = stream.resample_chunk(waveform, last=True)
+        stream.clear()
+        return out if out.size else np.zeros(1, np.float32)
 
 
 def read_clip(clip: Clip, sample_rate_hz: int) -> Waveform:
@@ -165,16 +96,24 @@ def read_clip(clip: Clip, sample_rate_hz: int) -> Waveform:
     return resample(waveform, rate, sample_rate_hz)
 
 
-def read_duration_s(path: Path) -> float | None:
-    """Return a file's length in seconds from its header, or None where that cannot be read."""
-    try:
-        return float(soundfile.info(path).duration)
-    except Exception:
-        try:
-            waveform, rate = decode(path)
-            return len(waveform) / rate
-        except ClipError:
-            return None
+def trim_silence(waveform: Waveform, top_db: float) -> Waveform:
+    """Return the waveform without its quiet ends, as librosa.effects.trim does.
+
+    Frames of 2048 samples, 512 apart and centred, are quiet where their mean power is `top_db` or
+    more below the loudest frame's. A clip that is silent throughout stays whole.
+
+    >>> len(trim_silence(np.pad(np.ones(5000, np.float32), 8000), 60.0))
+    7168
+    """
+    length, hop = 2048, 512
+    n = 1 + len(waveform) // hop
+    squares = np.pad(waveform.astype(np.float64) ** 2, (length // 2, length // 2 + hop))
+    # a frame is four hops: sums of hops, then of four neighbours
+    hops = squares[: (n + 3) * hop].reshape(-1, hop).sum(axis=1)
+    power = (hops[:n] + hops[1 : n + 1] + hops[2 : n + 2] + hops[3 : n + 3]) / length
+    power = np.maximum(power, 1e-10)  # librosa's floor: below it, all is equally quiet
+    loud = np.flatnonzero(power > power.max() * 10 ** (-top_db / 10))
+    return waveform[loud[0] * hop : min(len(waveform), (loud[-1] + 1) * hop)]
 
 
 def choose_clip_s(durations_s: Sequence[float], *, most_s: float = 10.0) -> float:
@@ -225,15 +164,9 @@ def stream_windows(
     Raises:
         ClipError: as `decode`.
     """
-    reason = _refusal(path)
-    if reason:
-        raise ClipError(path, reason)
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, RuntimeError):
-        blocks = iter([read_clip(Clip(path, ""), sample_rate_hz)])  # PyAV: whole
-    else:
-        blocks = _stream_blocks(file, path, sample_rate_hz)
+    rate, blocks = sound_blocks(path)
+    if rate != sample_rate_hz:
+        blocks = resampled_blocks(blocks, rate, sample_rate_hz)
     held = np.zeros(0, np.float32)
     first = 0  # where `held` starts in the file
     done_to = 0
@@ -255,24 +188,13 @@ def stream_windows(
         yield end - len(tail), tail.copy()
 
 
-def _stream_blocks(
-    file: soundfile.SoundFile, path: Path, sample_rate_hz: int
-) -> Iterator[Waveform]:
-    with file:
-        rate = file.samplerate
-        dtype = _sound_dtype(file)
-        converter = None
-        if rate != sample_rate_hz:
-            converter = soxr.ResampleStream(rate, sample_rate_hz, 1, dtype="float32", quality="HQ")
-        while True:
-            samples = file.read(10 * rate, dtype=dtype, always_2d=True)
-            if len(samples):
-                _check(samples, path)
-            mono = _to_mono(samples)
-            last = len(samples) < 10 * rate
-            yield mono if converter is None else converter.resample_chunk(mono, last=last)
-            if last:
-                return
+def resampled_blocks(blocks: Iterator[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
+    import soxr
+
+    converter = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield converter.resample_chunk(block)
+    yield converter.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 @dataclass(frozen=True)

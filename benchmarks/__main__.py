@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import agents, conversion, training, trials
+from benchmarks import agents, conversion, reinforcement, textbook, training, trials
 
 
 def main() -> int:
@@ -13,6 +13,8 @@ def main() -> int:
     training.main()
     trials.main()
     agents.main()
+    reinforcement.main()
+    textbook.main()
     return 0
 
 

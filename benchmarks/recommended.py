@@ -21,7 +21,8 @@ from audio.clips import read_csv
 from audio.settings import Settings
 from rl.finals import T_QUANTILES
 
-_FIRST_SEED = 1_000_003  # far from what searches draw for their own trials and finals
+FIRST_SEED = 1_000_003
+"""Far from what searches draw for their own trials and finals."""
 
 
 def trained(work: tuple[Path, Path, dict[str, Any], int]) -> float:
@@ -58,7 +59,7 @@ def main() -> None:
     for study in options.studies:
         contenders[study.name] = json.loads((study / "recommended.json").read_text())["settings"]
     table = first / "model" / "manifest.csv"
-    seeds = [_FIRST_SEED + k for k in range(options.seeds)]
+    seeds = [FIRST_SEED + k for k in range(options.seeds)]
     with tempfile.TemporaryDirectory() as folder:
         manifest = read_csv(table)
         from audio.waveform import open_store

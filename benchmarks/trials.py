@@ -78,7 +78,7 @@ def _trial(values: dict[str, Any], seed: int) -> tuple[float, float]:
     """Return the score of a trial, and the seconds of a core that it took."""
     assert _worker is not None
     before = time.process_time()
-    score = _worker(values, seed, lambda: False).score
+    score = _worker(values, seed, lambda: False, lambda _: False).score
     return score, time.process_time() - before
 
 
@@ -102,10 +102,10 @@ def alone(task: Path) -> None:
 
 
 def naive(
-    objective: TrainingObjective, values: dict[str, Any], seed: int, folder: Path
+    objective: TrainingObjective, values: dict[str, Any], seed: int, folder: Path, *, threads: int
 ) -> tuple[float, float]:
     """Return what `_trial` does, of a process of its own."""
-    settings = settings_of(objective.settings, {**values, "seed": seed}).with_values({"threads": 0})
+    settings = settings_of(objective.settings, {**values, "seed": seed, "threads": threads})
     clips = [
         {"path": str(clip.path), "label": clip.label, "split": clip.split}
         for clip in objective.manifest.clips
@@ -124,9 +124,14 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def contest(*, train_clips: int | None, epochs: int, rounds: int, workers: int = 2) -> None:
-    """Print trials per hour: in each round as many trials as there are workers, both ways."""
-    from rl.space import QUICK
+def contest(
+    *, train_clips: int | None, epochs: int, rounds: int, workers: int = 2, threads: int = 0
+) -> None:
+    """Print trials per hour: in each round as many trials as there are workers, both ways.
+
+    threads: of the naive way; 0 is every core.
+    """
+    from rl.spaces import QUICK
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -150,7 +155,9 @@ def contest(*, train_clips: int | None, epochs: int, rounds: int, workers: int =
                 made["ours"] += pool.map(_trial, *zip(*part, strict=True))
                 taken["ours"].append((time.perf_counter() - started) / workers)
                 started = time.perf_counter()
-                made["naive"] += [naive(objective, *trial, folder) for trial in part]
+                made["naive"] += [
+                    naive(objective, *trial, folder, threads=threads) for trial in part
+                ]
                 taken["naive"].append((time.perf_counter() - started) / workers)
     wall = {way: statistics.median(seconds) for way, seconds in taken.items()}
     core = {way: statistics.median(s for _, s in results) for way, results in made.items()}
@@ -178,10 +185,16 @@ if __name__ == "__main__":
     parser.add_argument("--train-clips", type=int, help="all if not given")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=0, help="0 is both default tables")
+    parser.add_argument("--threads", type=int, default=0, help="of the naive way; 0 is all cores")
     given = parser.parse_args()
     if given.alone is not None:
         alone(given.alone)
     elif given.rounds:
-        contest(train_clips=given.train_clips, epochs=given.epochs, rounds=given.rounds)
+        contest(
+            train_clips=given.train_clips,
+            epochs=given.epochs,
+            rounds=given.rounds,
+            threads=given.threads,
+        )
     else:
         main()

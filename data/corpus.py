@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.clips import SPLITS, Clip, Manifest, ManifestError, read_csv
+from data.audiofolder import SPLIT_NAMES, holds_audiofolder, read_audiofolder
+from data.published import PUBLISHED, open_published, published_name
 
 #: File name endings taken for sound when a folder is listed.
 SUFFIXES = frozenset(
@@ -14,8 +16,8 @@ SUFFIXES = frozenset(
     ".m4a .aac .mp4 .3gp .3g2 .amr .webm .wma .mka .mkv .mov".split()
 )
 
-_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_SPLIT_NAMES |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+#: Kinds of corpus that --root may be told to be, beside the published ones.
+KINDS = ("folder", "csv", "audiofolder")
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,44 @@ class CorpusSettings:
     """What file names tell, without their ending: '{label}_{group}_{take}' reads 7_theo_12.wav as
     label 7, group theo. label is needed; group, fold and split are used where named. With a / in
     it, it is matched against the path below the folder."""
+    root: Path | None = None
+    """Where a corpus that is given by its name (esc50, urbansound8k, ...) lies: its folder, or one
+    above it. By default $MELBANDIT_CORPORA or ~/.cache/melbandit/corpora."""
+    label_column: str = "label"
+    """Column of an audiofolder's metadata that holds the class."""
 
 
 def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifest:
-    """Return the clips of a CSV manifest, a folder with a manifest.csv, or a folder of sounds.
+    """Return the clips of a CSV manifest, a folder of sounds, or a published corpus by its name.
 
-    A folder of sounds has a subfolder a class; above these may stand train, validation and test.
-    Where `settings.pattern` is given, the file names tell instead.
+    A folder is read by the first of these that fits: `settings.pattern`, its manifest.csv, the
+    layout of a published corpus, the metadata of an audiofolder, a subfolder a class; above these
+    may stand train, validation and test. With `settings.root`, `source` is a name: a published
+    corpus or one of folder, csv, audiofolder.
 
     Raises:
         ManifestError: nothing there, nothing labelled, or a file that the pattern does not fit.
     """
-    pattern = (settings or CorpusSettings()).pattern
+    settings = settings or CorpusSettings()
+    pattern = settings.pattern
+    name = published_name(source.name) if source.name == str(source) else None
+    if settings.root is not None:
+        if name is not None:
+            return open_published(name, settings.root)
+        if str(source) not in KINDS:
+            raise ManifestError(
+                f"--root goes with the name of a corpus, and {source} is none of "
+                f"{', '.join((*PUBLISHED, *KINDS))}."
+            )
+        if str(source) == "audiofolder":
+            return read_audiofolder(settings.root, label_column=settings.label_column)
+        return open_corpus(settings.root, CorpusSettings(pattern=pattern))
     if not source.exists():
-        raise ManifestError(f"{source}: no such file or folder.")
+        if name is not None:
+            return open_published(name)
+        raise ManifestError(
+            f"{source}: no such file or folder, nor the name of a corpus ({', '.join(PUBLISHED)})."
+        )
     if source.is_file():
         if source.suffix.lower() != ".csv":
             raise ManifestError(f"{source}: give a folder of clips, or a CSV file that lists them.")
@@ -48,6 +74,11 @@ def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifes
         return _read_by_pattern(source, pattern)
     if (source / "manifest.csv").is_file():
         return read_csv(source / "manifest.csv")
+    for corpus in PUBLISHED.values():
+        if corpus.telling and corpus.holds(source):
+            return corpus.read(source)
+    if holds_audiofolder(source):
+        return read_audiofolder(source, label_column=settings.label_column)
     return _read_by_folder(source)
 
 
@@ -76,7 +107,7 @@ def _read_by_folder(root: Path) -> Manifest:
     clips: list[Clip] = []
     for path in _sounds_or_error(root):
         folders = path.relative_to(root).parts[:-1]
-        split = _SPLIT_NAMES.get(folders[0].lower()) if len(folders) > 1 else None
+        split = SPLIT_NAMES.get(folders[0].lower()) if len(folders) > 1 else None
         if not folders:
             raise ManifestError(
                 f"{path}: lies outside any class folder. Make a subfolder for each class, or say "
@@ -121,7 +152,7 @@ def _read_by_pattern(root: Path, pattern: str) -> Manifest:
         found = match.groupdict()
         split = found.get("split")
         if split is not None and split not in SPLITS:
-            split = _SPLIT_NAMES.get(split.lower())
+            split = SPLIT_NAMES.get(split.lower())
             if split is None:
                 raise ManifestError(
                     f"{path}: split {found['split']!r} is not one of {', '.join(SPLITS)}."

@@ -1,1 +1,1 @@
-"""Agents that choose settings, knob by knob."""
+"""Reinforcement learning: the textbook's, and agents that choose settings knob by knob."""

@@ -40,6 +40,9 @@ from rl.studies import (
 MAX_FIRST_FAILURES = 5
 """So many failures before any success say that something else than the settings is wrong."""
 
+TURNS = 720720
+"""A multiple of every number up to 16."""
+
 Wanted = tuple[tuple[Setting, int], ...]
 """Settings and seeds that the finals ask for."""
 
@@ -82,19 +85,19 @@ class Work:
 
 
 def trial_seed(seed: int, index: int) -> int:
-    """Return the training seed of trial `index`: an even number below 2^31."""
-    return int(np.random.default_rng([seed, index, 1]).integers(2**30)) * 2
+    """Return the training seed of trial `index`: an even number below 2^31.
+
+    Half of it counts the trials, modulo `TURNS`, so that whatever is dealt by it takes turns.
+    """
+    draw = int(np.random.default_rng([seed, index, 1]).integers(2**30 // TURNS))
+    return 2 * (draw * TURNS + index % TURNS)
 
 
 def final_seeds(seed: int, n: int) -> tuple[int, ...]:
-    """Return the training seeds of the finals: odd numbers, so no trial ever had one."""
-    drawn: list[int] = []
-    rng = np.random.default_rng([seed, 2])
-    while len(drawn) < n:
-        fresh = int(rng.integers(2**30)) * 2 + 1
-        if fresh not in drawn:
-            drawn.append(fresh)
-    return tuple(drawn)
+    """Return the training seeds of the finals: odd numbers, so no trial ever had one; halved they
+    take turns as those of the trials do."""
+    draws = np.random.default_rng([seed, 2]).integers(2**30 // TURNS, size=n)
+    return tuple(2 * (int(draw) * TURNS + k) + 1 for k, draw in enumerate(draws))
 
 
 def worker_name(pid: int | None = None) -> str:

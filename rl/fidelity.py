@@ -1,8 +1,11 @@
-"""Trials that were stopped early: what they would have come to.
+"""Scores that cannot be compared as they are, made comparable.
 
 A pruned trial's last score is that of a training not finished, so it stands below what its setting
 is worth, by more the earlier it was stopped. The finished trials say by how much: their scores at
 the same step foretell their last ones by a straight line.
+
+Trials may be scored on different validation clips in turn, some of which are harder than others;
+what the difference is, their scores say too.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ KILLED = "killed"
 BEGAN, ENDED = "began", "ended"
 """User attributes of a trial: when, in seconds since 1970. Optuna's own times are those of whoever
 writes them down, in his time zone."""
+BLOCK = "block"
+"""User attribute of a trial: which of several sets of validation clips scored it."""
 LEAST_FINISHED = 5
 """Finished trials without which a pruned one is taken at its last score."""
 
@@ -91,20 +96,51 @@ class Halving(BasePruner):
         if step not in self.rungs:
             return False
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
-        mine = sign * trial.intermediate_values[step]
         others = [
-            sign * t.intermediate_values[step]
+            t
             for t in study.get_trials(deepcopy=False)
             if step in t.intermediate_values
             and t.number != trial.number
             and KILLED not in t.user_attrs
         ]
-        n_better = sum(other > mine for other in others)
+        effects = block_effects([(_block(t), t.intermediate_values[step]) for t in others])
+
+        def level(t: FrozenTrial) -> float:
+            return sign * (t.intermediate_values[step] - effects.get(_block(t), 0.0))
+
+        n_better = sum(level(other) > level(trial) for other in others)
         return n_better >= max(1, int((len(others) + 1) * self.keep))
 
 
+def block_effects(scores: Sequence[tuple[int | None, float]]) -> dict[int | None, float]:
+    """Return by how much the scores of each block lie above the mean over blocks, shrunk towards
+    0 where they are few: `n / (n + 2) * (mean - mean of means)`.
+
+    Settings are dealt to blocks in turn, so blocks have equally good settings on average.
+
+    >>> block_effects([(0, 0.5), (0, 0.7), (1, 0.9), (1, 0.9)])
+    {0: -0.075, 1: 0.075}
+    """
+    by_block: dict[int | None, list[float]] = {}
+    for block, score in scores:
+        by_block.setdefault(block, []).append(score)
+    if len(by_block) < 2:
+        return dict.fromkeys(by_block, 0.0)
+    means = {block: float(np.mean(values)) for block, values in by_block.items()}
+    centre = float(np.mean(list(means.values())))
+    return {
+        block: round(len(by_block[block]) / (len(by_block[block]) + 2) * (mean - centre), 12)
+        for block, mean in means.items()
+    }
+
+
+def _block(trial: FrozenTrial) -> int | None:
+    return trial.user_attrs.get(BLOCK)
+
+
 class Forecast:
-    """What pruned trials of a study would have come to, by its finished ones.
+    """What trials of a study are worth: pruned ones by what finished ones foretell, and all as if
+    scored on the mean of the blocks.
 
     Args:
         trials: of the study, finished ones among them.
@@ -113,6 +149,7 @@ class Forecast:
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         self._finished = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
         self._lines: dict[int, Line] = {}
+        self._effects = block_effects([(_block(t), float(t.value or 0.0)) for t in self._finished])
 
     def line(self, step: int) -> Line:
         """Return the least-squares line from the score at `step` to the last one.
@@ -137,11 +174,12 @@ class Forecast:
         return self._lines[step]
 
     def score(self, trial: FrozenTrial) -> float | None:
-        """Return a finished trial's score, what a pruned one's last score foretells, or None for
-        a trial without any."""
+        """Return a finished trial's score, or what a pruned one's last score foretells, less its
+        block's effect; None for a trial without any."""
         if not trial.values or trial.value is None:
             return None
+        effect = self._effects.get(_block(trial), 0.0)
         if trial.state != TrialState.PRUNED or trial.last_step is None:
-            return float(trial.value)
+            return float(trial.value) - effect
         slope, intercept = self.line(trial.last_step)
-        return intercept + slope * float(trial.value)
+        return intercept + slope * float(trial.value) - effect

@@ -36,7 +36,9 @@ class TrialResult:
 
 class Objective(Protocol):
     """Trains with a setting. It must be picklable; a method `prepare()`, where it has one, is
-    called once in each worker's process, before the first training."""
+    called once in each worker's process, before the first training. Where it has a method
+    `block(seed)`, that says on which of several sets of validation clips a training is scored
+    (None: there is one set), so that their difference can be taken off."""
 
     @property
     def epochs(self) -> int:

@@ -55,7 +55,7 @@ PLAN = "melbandit:setting"
 """System attribute of a trial: the setting it was given, known before its first `suggest`."""
 Earlier = Sequence[Sequence[tuple[Setting, float]]]
 """Settings and scores (large is good) of earlier studies, a list for each."""
-MAX_DRAWS = 200
+MAX_DRAWS = 60
 MOST_EARLIER = 100
 """Trials of an earlier study that are taken over: the first ones, spread out by its own search."""
 MAX_STEPS = 64
@@ -286,7 +286,7 @@ def _change_at_random(space: SearchSpace, setting: Setting, tried: set[tuple[int
     positions = [i for i, knob in enumerate(space.knobs) if knob.name not in fixed]
     start = space.encode(setting)
     for n_changed in range(1, len(positions) + 1):
-        for _ in range(MAX_DRAWS // 4):
+        for _ in range(MAX_DRAWS):
             codes = start.copy()
             for position in rng.choice(positions, size=n_changed, replace=False):
                 codes[position] = rng.integers(space.n_values[position])

@@ -277,7 +277,8 @@ def _finals(
         _run(workers, "finals", study, stop, look, wanted)
         scores = _final_scores(study)
         # sorted: in whatever order they were trained, the sums are the same to the last digit
-        everything = [(json.loads(text), score) for (text, _), score in sorted(scores.items())]
+        levels = _final_scores(study, forecast)
+        everything = [(json.loads(text), score) for (text, _), score in sorted(levels.items())]
         settings_left = [setting for setting, _ in chosen]
         believed = expectations(
             work.space, settings_left, known, everything, same_fidelity=_same_fidelity(work)
@@ -423,9 +424,12 @@ def _shortlist(space: SearchSpace, study: Study, home: Setting, settings: Search
     return shortlist(space, known, home, settings.finalists, agent=agent)
 
 
-def _final_scores(study: Study) -> dict[tuple[str, int], float]:
+def _final_scores(study: Study, forecast: Forecast | None = None) -> dict[tuple[str, int], float]:
+    """Return the scores by setting and seed, as they are or less their blocks' effects."""
     return {
-        (setting_text(t.user_attrs["values"]), t.user_attrs["seed"]): t.value
+        (setting_text(t.user_attrs["values"]), t.user_attrs["seed"]): (
+            t.value if forecast is None else forecast.score(t) or 0.0
+        )
         for t in live_trials(study)
         if t.state == TrialState.COMPLETE and t.value is not None
     }

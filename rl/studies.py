@@ -23,9 +23,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from rl.fidelity import ENDED, KILLED, Forecast, span_s
-from rl.space import Setting, Value
-from rl.storage import SearchError, open_storage, without_password
+from rl.fidelity import ENDED, KILLED, span_s
+from rl.space import Value
+from rl.storage import open_storage, without_password
 
 BEAT = "beat"
 """User attribute of a running trial: a count that its worker raises every few seconds."""
@@ -116,49 +116,6 @@ class Place:
         """Return a context that only one worker can be in; elsewhere than in a file, one that all
         can, and who claims looks again afterwards."""
         return nullcontext() if self.is_shared else one_at_a_time(self.path)
-
-
-def read_earlier(where: str) -> list[tuple[Setting, float]]:
-    """Return settings and scores (large is good) of the trials of an earlier study.
-
-    where: a search's folder, an SQLite file, or ADDRESS#NAME of a study in a shared storage. Of a
-    file that holds several studies the one called `trials`, a search's, is read, or NAME of
-    FILE#NAME.
-
-    Raises:
-        SearchError: there is none, or none of its trials has a score.
-    """
-    address, _, name = where.partition("#")
-    if "://" not in address:
-        path = Path(address) / "study.db" if Path(address).is_dir() else Path(address)
-        if not path.exists():
-            raise SearchError(f"{path}: there is no such study; give a search's folder or file.")
-        address = str(path)
-    with quiet():
-        try:
-            storage = open_storage(address)
-            there = optuna.get_all_study_names(storage)
-        except SearchError:
-            raise
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise SearchError(f"{address}: holds no Optuna study ({reason}).") from None
-        wanted = next((n for n in (name, f"{name}/trials", "trials") if n in there), None)
-        if wanted is None and len(there) == 1 and not name:
-            wanted = there[0]
-        if wanted is None:
-            raise SearchError(
-                f"{where}: holds the studies {', '.join(there) or 'none'}; add #NAME of one."
-            )
-        study = optuna.load_study(study_name=wanted, storage=storage)
-        sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
-        live = live_trials(study)
-        forecast = Forecast(live)
-        scored = [(dict(t.params), forecast.score(t)) for t in live]
-    made = [(setting, sign * score) for setting, score in scored if score is not None]
-    if len(made) < 2:
-        raise SearchError(f"{where}: has {len(made)} trials with a score; at least 2 are needed.")
-    return made
 
 
 @contextmanager

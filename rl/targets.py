@@ -70,3 +70,30 @@ def n_step(rewards: Sequence[float], values: Sequence[float], *, n: int | None,
         if reach < end:
             made[t] += discount ** (reach - t) * values[reach]
     return made
+
+
+def compound(rewards: Sequence[float], following: Sequence[float], carried: Sequence[float],
+             *, discount: float = 1.0) -> list[float]:  # fmt: skip
+    """Return `G_t = R_{t+1} + discount ((1 - c_t) following_t + c_t G_{t+1})` for every step: the
+    one formula of which all targets are cases.
+
+    With c = 0 it is the one-step target, with c = 1 the whole return, with c = lambda the lambda
+    return (Sutton & Barto, 12.2 and 12.3). Where an action departs from the policy that is learnt,
+    c = 0 cuts the rest off (Watkins, 1989).
+
+    Args:
+        following: the estimate of the state *after* each step; 0 after the last of an episode.
+        carried: c_t, from 0 to 1; nothing follows the last step, whose c is taken as 0.
+
+    >>> compound([0.0, 8.0], [6.0, 0.0], [0.0, 0.0])
+    [6.0, 8.0]
+    >>> compound([0.0, 8.0], [6.0, 0.0], [0.5, 0.5])
+    [7.0, 8.0]
+    """
+    made = [0.0] * len(rewards)
+    after = carry = 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        after = rewards[t] + discount * ((1 - carry) * following[t] + carry * after)
+        made[t] = after
+        carry = carried[t - 1] if t else 0.0
+    return made

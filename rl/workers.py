@@ -26,7 +26,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worker_name
-from rl.fidelity import BEGAN, ENDED, KILLED
+from rl.fidelity import BEGAN, BLOCK, ENDED, KILLED
 from rl.objective import Objective, Stop
 from rl.space import Setting
 from rl.storage import SearchError
@@ -87,7 +87,9 @@ class Overseer:
         )
 
 
-RESERVED = ("seed", "pid", "default", "error", "values", BEAT, BEGAN, ENDED, KILLED, RETRY_OF)
+RESERVED = (
+    "seed", "pid", "default", "error", "values", BEAT, BEGAN, BLOCK, ENDED, KILLED, RETRY_OF,
+)  # fmt: skip
 """User attributes that an objective cannot set."""
 
 
@@ -97,6 +99,8 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
     result, error = None, ""
     overseer = Overseer(study, trial, work, phase)
     given = {**values, **(work.trial_values if phase == "trials" else {})}
+    if (block := block_of(work.objective, seed)) is not None:
+        trial.set_user_attr(BLOCK, block)
     try:
         with Heart(study, trial._trial_id, work.place.beat_s):
             result = work.objective(given, seed, stop, overseer)
@@ -121,6 +125,13 @@ def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, 
         study.tell(trial, state=TrialState.PRUNED)  # its score is the last that was reported
     else:
         study.tell(trial, float(result.score))
+
+
+def block_of(objective: Objective, seed: int) -> int | None:
+    """Return which validation clips a training with this seed is scored on, where the objective
+    has several sets of them."""
+    method = getattr(objective, "block", None)
+    return None if method is None else method(seed)
 
 
 def run_phase(

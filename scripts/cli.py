@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    "data": "tell what is in a corpus, write its manifest, fetch published ones",
     "convert": "turn a folder of clips into mel-spectrogram pictures",
     "finetune": "fit a classifier to clips or pictures, and score it",
     "search": "let a reinforcement-learning agent choose the settings",
     "predict": "label files with a fitted model",
     "landscape": "train with every setting of a space, to compare tuners on",
     "compare": "play tuners against one another on measured landscapes",
-    "report": "write a run's report page again",
+    "play": "play tic-tac-toe against an agent that taught itself",
+    "gridworld": "watch an agent learn its way through a grid",
+    "report": "write the report of a run, or of any Optuna study",
     "synthesise": "write the embedded corpus of synthetic sounds",
 }
+
+_MODULES = {"data": "survey"}  # where a script is called otherwise than its command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    code: int = import_module(f"scripts.{name}").main(arguments[1:])
+    code: int = import_module(f"scripts.{_MODULES.get(name, name)}").main(arguments[1:])
     return code
 
 

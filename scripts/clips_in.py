@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 
 from audio.clips import SPLITS, Manifest, ManifestError, check_splits
 from audio.images import read_images_folder, read_picture
+from audio.leakage import check_leakage, content_digest
 from audio.settings import SettingsError, SpectrogramSettings
 from audio.train import Examples, PictureExamples, SoundExamples
 from audio.waveform import WaveformStore, open_store
@@ -20,25 +23,88 @@ Failures = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class ClipsIn:
-    """Usable clips, each in a split, with what the network is to be fitted to."""
+    """Usable clips, each in a split, with what the network is to be fitted to.
+
+    leakage: what is on two sides of the split, where that was allowed.
+    """
 
     manifest: Manifest
     labels: tuple[str, ...]
     examples: dict[str, Examples]
     failures: Failures
+    leakage: dict[str, Any] | None = None
 
     def groups(self, split: str) -> list[str | None]:
         """Return the group of each clip of a split, in order."""
         return [clip.group for clip in self.manifest.in_split(split).clips]
 
 
+@dataclass(frozen=True)
+class DecodedClips:
+    """Usable clips, decoded; `digests` tells the same sound by `Clip.key`."""
+
+    manifest: Manifest
+    store: WaveformStore
+    digests: Mapping[str, str | None]
+    failures: Failures
+
+    def check(
+        self, manifest: Manifest, *, allow_leakage: bool
+    ) -> tuple[Manifest, dict[str, Any] | None]:
+        """Return the usable clips of a split manifest, and what is on two of its sides.
+
+        Raises:
+            ManifestError: they cannot be trained on, or something is on two sides and may not be.
+        """
+        manifest = replace(
+            manifest, clips=tuple(c for c in manifest.clips if c.key in self.digests)
+        )
+        check_splits(manifest, allow_leakage=allow_leakage)
+        digests = [self.digests[clip.key] for clip in manifest.clips]
+        return manifest, check_leakage(manifest, digests, allow=allow_leakage)
+
+    def split_as(self, manifest: Manifest, *, allow_leakage: bool) -> ClipsIn:
+        """Return these clips in the splits that `manifest` says.
+
+        Raises:
+            ManifestError: as `check`.
+        """
+        manifest, leakage = self.check(manifest, allow_leakage=allow_leakage)
+        if leakage is not None:
+            say(
+                f"note: leakage allowed: {leakage['groups_on_two_sides']} groups and "
+                f"{leakage['same_content_on_two_sides']} sounds are on two sides of the split; "
+                "the scores are too good."
+            )
+        labels = self.manifest.labels
+        examples = sound_examples(manifest, self.store, labels)
+        return ClipsIn(manifest, labels, examples, self.failures, leakage)
+
+
 def decode_sounds(
-    manifest: Manifest, *, sample_rate_hz: int, folder: Path, workers: int
+    manifest: Manifest,
+    *,
+    sample_rate_hz: int,
+    folder: Path,
+    workers: int,
+    allow_leakage: bool = False,
 ) -> ClipsIn:
+    """Return the clips, split already, decoded at a rate into `folder`, less the unusable ones.
+
+    Raises:
+        ManifestError: what is left cannot be trained on, or the same sound is on two sides.
+    """
+    decoded = decode_clips(manifest, sample_rate_hz=sample_rate_hz, folder=folder, workers=workers)
+    return decoded.split_as(manifest, allow_leakage=allow_leakage)
+
+
+def decode_clips(
+    manifest: Manifest, *, sample_rate_hz: int, folder: Path, workers: int
+) -> DecodedClips:
     """Return the clips decoded at a rate into `folder`, less those that cannot be used.
 
     Raises:
-        ManifestError: what is left cannot be trained on.
+        ManifestError: none can be used.
     """
     with progress("decode") as draw:
         store = open_store(
@@ -54,12 +120,12 @@ def decode_sounds(
     manifest = replace(manifest, clips=tuple(c for c in manifest.clips if c.key in usable))
     if not len(manifest):
         raise ManifestError(f"{manifest.root}: no clip in it can be used.")
-    check_splits(manifest)
     silent = [key for i, key in enumerate(store.keys) if not store[i].any()]
     if silent:
         say(f"note: {len(silent)} clips are silent throughout, the first {silent[0]}.")
-    labels = manifest.labels
-    return ClipsIn(manifest, labels, sound_examples(manifest, store, labels), failures)
+    with ThreadPoolExecutor(workers) as pool:  # hashing releases the GIL
+        digests = list(pool.map(content_digest, (store[i] for i in range(len(store)))))
+    return DecodedClips(manifest, store, dict(zip(store.keys, digests, strict=True)), failures)
 
 
 def sound_examples(
@@ -82,16 +148,20 @@ def _targets(manifest: Manifest, labels: tuple[str, ...]) -> Any:
     return np.array([index[clip.label] for clip in manifest.clips], np.int64)
 
 
-def read_pictures(root: Path) -> tuple[ClipsIn, SpectrogramSettings]:
+def read_pictures(
+    root: Path, *, allow_leakage: bool = False
+) -> tuple[ClipsIn, SpectrogramSettings]:
     """Return the pictures that `melbandit convert` made, and the settings it made them with.
 
     Raises:
-        ManifestError: the folder is unfinished, or its pictures are coloured or of several sizes.
+        ManifestError: the folder is unfinished, its pictures are coloured or of several sizes, or
+            the same picture is on two sides of the split.
     """
     manifest, settings = read_images_folder(root)
-    check_splits(manifest)
+    check_splits(manifest, allow_leakage=allow_leakage)
     labels = manifest.labels
     examples: dict[str, Examples] = {}
+    digests: dict[str, str | None] = {}
     n_done = 0
     with progress("read", "pictures") as draw:
         for split in SPLITS:
@@ -104,6 +174,9 @@ def read_pictures(root: Path) -> tuple[ClipsIn, SpectrogramSettings]:
                         f"{clip.path}: made with other settings than its folder's; convert anew."
                     )
                 pixels.append(picture.pixels)
+                digest = content_digest(picture.pixels)
+                level = f"{picture.low!r} {picture.high!r}"
+                digests[clip.key] = None if digest is None else f"{digest} {level}"
                 low.append(picture.low)
                 high.append(picture.high)
                 n_valid.append(picture.n_valid)
@@ -119,7 +192,9 @@ def read_pictures(root: Path) -> tuple[ClipsIn, SpectrogramSettings]:
                 np.array(n_valid, np.int64),
                 _targets(part, labels),
             )
-    return ClipsIn(manifest, labels, examples, []), settings
+    told = [digests.get(clip.key) for clip in manifest.clips]
+    leakage = check_leakage(manifest, told, allow=allow_leakage)
+    return ClipsIn(manifest, labels, examples, [], leakage), settings
 
 
 def check_same_pictures(given: SpectrogramSettings, made: SpectrogramSettings) -> None:

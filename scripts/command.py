@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,12 +87,12 @@ def say(message: str) -> None:
     print(f"melbandit: {message}", file=sys.stderr, flush=True)
 
 
-def say_failures(failures: Sequence[tuple[str, str]]) -> None:
+def say_failures(failures: Sequence[tuple[str, str]], *, listed_in: str = "failures.csv") -> None:
     """Write a line for each clip that cannot be used."""
     for path, reason in failures[:_MOST_NAMED]:
         say(f"cannot use {path}: {reason}")
     if len(failures) > _MOST_NAMED:
-        say(f"... and {len(failures) - _MOST_NAMED} more: see failures.csv.")
+        say(f"... and {len(failures) - _MOST_NAMED} more: see {listed_in}.")
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -105,6 +106,21 @@ def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int], N
 
     Where stderr is no terminal, a line is written at every tenth instead.
     """
+    if not sys.stderr.isatty():
+        last = -1
+        first: tuple[int, float] | None = None
+
+        def lines(done: int, of: int) -> None:
+            nonlocal last, first
+            first = first or (done, time.monotonic())
+            tenth = 10 * done // max(of, 1)
+            if tenth > last:
+                last = tenth
+                pace = _pace(done - first[0], of - done, time.monotonic() - first[1], unit)
+                print(f"{title}: {done} of {of} {unit}{pace}", file=sys.stderr, flush=True)
+
+        yield lines
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -116,18 +132,6 @@ def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int], N
     )
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        last = -1
-
-        def lines(done: int, of: int) -> None:
-            nonlocal last
-            tenth = 10 * done // max(of, 1)
-            if tenth > last:
-                last = tenth
-                print(f"{title}: {done} of {of} {unit}", file=sys.stderr, flush=True)
-
-        yield lines
-        return
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -146,6 +150,22 @@ def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int], N
             bar.update(task, completed=done, total=of, rate=rate)
 
         yield draw
+
+
+def _pace(done: int, left: int, seconds: float, unit: str) -> str:
+    """Return `, 512 clips/s, 3 s left`, or nothing where that is not known or not needed.
+
+    >>> _pace(100, 900, 2.0, "clips"), _pace(100, 0, 2.0, "clips"), _pace(0, 9, 0.0, "clips")
+    (', 50 clips/s, 18 s left', ', 50 clips/s', '')
+    """
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    told = f", {rate:.0f} {unit}/s" if rate >= 10 else f", {rate:.2g} {unit}/s"
+    if not left:
+        return told
+    minutes, rest = divmod(round(left / rate), 60)
+    return told + (f", {minutes} min {rest} s left" if minutes else f", {rest} s left")
 
 
 def read_json(path: Path) -> dict[str, Any]:

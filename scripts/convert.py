@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,14 +13,21 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from audio.clips import Manifest, SplitSettings, assign_splits
-from audio.settings import AST_PRESET, WHISPER_PRESET, SettingsError, SpectrogramSettings
+from audio.settings import (
+    AST_PRESET,
+    WHISPER_PRESET,
+    CutSettings,
+    SettingsError,
+    SpectrogramSettings,
+    UserError,
+)
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, FAILED, PARTLY, parse, print_result, progress, run, say
 from scripts.command import say_failures as say_failed_clips
 from scripts.run_folder import RunFolder, open_run
 
-_BATCH = 64
 _SHEET_PER_CLASS = 3
+_MOST_NOTES = 20  # shown one by one
 
 
 @dataclass(frozen=True)
@@ -40,14 +48,23 @@ class Convert:
     colormap: str | None = None
     """Colour the pictures by a matplotlib map (magma, viridis), for people; the classifier cannot
     be fitted to coloured ones."""
+    orientation: Literal["upright", "flipped", "sideways"] = "upright"
+    """Low frequencies at the bottom and time to the right; low frequencies at the top; or time
+    downwards and low frequencies at the left."""
+    format: Literal["png", "uint8", "float16"] = "png"
+    """A PNG a clip, or memory-mapped shards for training (NumPy's .npy files with an index.csv): of
+    the same 8 bits, or of levels as float16."""
     unsplit: bool = False
     """Put every clip into train/ instead of splitting."""
     workers: int = 0
     """Threads; 0 is one a core."""
+    device: str = "cpu"
+    """What computes the mel transform: cpu, auto, cuda or cuda:N."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     corpus: CorpusSettings = CorpusSettings()
     split: SplitSettings = SplitSettings()
+    cut: CutSettings = CutSettings()
     spectrogram: SpectrogramSettings = SpectrogramSettings()
 
 
@@ -66,49 +83,102 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert(command: Convert, argv: Sequence[str]) -> int:
     """Convert the clips; returns an exit code."""
-    from audio.devices import use_threads
+    # each of our threads calls BLAS: its own threads would stand in their way
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from audio.conversion import as_windows, cores, read_durations
+    from audio.mel import mel_filter_bank
+    from audio.memory import keep_freed_memory
 
+    keep_freed_memory()
+    _check_outputs(command)
     manifest = open_corpus(command.clips, command.corpus)
     if command.unsplit:
         clips = tuple(replace(clip, split="train") for clip in manifest.clips)
         manifest = replace(manifest, clips=clips)
     else:
         manifest = assign_splits(manifest, command.split)
-    if command.colormap is not None:
-        _check_colormap(command.colormap)
-    use_threads(command.workers)
+    settings = command.spectrogram
+    mel_filter_bank(settings)  # refuses bands without a bin before anything is written
     with open_run(command.out, overwrite=command.overwrite) as folder:
-        settings = _settled(command.spectrogram, manifest)
+        if settings.clip_s is None or command.cut.longer == "windows":
+            durations = read_durations(manifest.clips, workers=command.workers or cores())
+            settings = _settled(settings, durations, manifest)
+            if command.cut.longer == "windows":
+                overlap = command.cut.overlap_percent
+                manifest = as_windows(manifest, durations, settings, overlap)
         identity = {
             "settings": {"spectrogram": settings.to_json()},
+            "cut": command.cut.to_json(),
             "corpus": manifest.fingerprint(),
             "colormap": command.colormap,
+            "orientation": command.orientation,
+            "format": command.format,
         }
         folder.begin("convert", identity, argv)
         say(f"{manifest.describe()}; {settings.n_mels} x {settings.n_frames} pictures")
-        rows, failures, n_cut, n_new = _write_pictures(folder, manifest, settings, command)
-        if not rows:
-            say(f"{manifest.root}: no clip in it can be used.")
-            folder.write_failures(failures)
-            return FAILED
-        _write_index(folder, rows, settings, manifest, coloured=command.colormap is not None)
-        folder.write_failures(failures)
-        if n_cut:
-            say(
-                f"note: {n_cut} clips are longer than {settings.clip_s:g} s; their middle is shown."
-            )
-        results = {
-            "pictures": len(rows),
-            "new": n_new,
-            "failed": len(failures),
-            "n_mels": settings.n_mels,
-            "n_frames": settings.n_frames,
-            "clip_s": settings.clip_s,
-            "out": str(command.out),
-        }
-        folder.finish(results)
-        print_result(results)
+        try:
+            return _convert_into(folder, manifest, settings, command)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{command.out}: the disk is full. What is there is whole; free some space and "
+                "give the same command again: it goes on from here."
+            ) from None
+
+
+def _convert_into(
+    folder: RunFolder, manifest: Manifest, settings: SpectrogramSettings, command: Convert
+) -> int:
+    """Write pictures or shards and what lists them; returns an exit code."""
+    from audio.conversion import Outcome
+
+    write = _write_pictures if command.format == "png" else _write_shards
+    outcome: Outcome
+    outcome, rows = write(folder, manifest, settings, command)
+    failures = [(str(manifest.clips[i].path), why) for i, why in sorted(outcome.failed.items())]
+    say_failed_clips(failures)
+    for i, note in sorted(outcome.notes.items())[:_MOST_NOTES]:
+        say(f"note: {manifest.clips[i].path}: {note}")
+    folder.write_failures(failures)
+    if not rows:
+        say(f"{manifest.root}: no clip in it can be used.")
+        return FAILED
+    if outcome.n_cut:
+        what = {"centre": "their middle", "start": "their start"}.get(command.cut.longer, "a part")
+        say(
+            f"note: {outcome.n_cut} clips are longer than {settings.clip_s:g} s; {what} is shown "
+            "(--longer windows shows all of them)."
+        )
+    results = {
+        "pictures": len(rows),
+        "new": outcome.n_new,
+        "failed": len(failures),
+        "n_mels": settings.n_mels,
+        "n_frames": settings.n_frames,
+        "clip_s": settings.clip_s,
+        "out": str(command.out),
+    }
+    folder.finish(results)
+    print_result(results)
     return PARTLY if failures else DONE
+
+
+def _check_outputs(command: Convert) -> None:
+    """Refuse options that cannot be, before anything is written.
+
+    Raises:
+        SettingsError: an unknown colour map, shards in colour, or fewer than no threads.
+    """
+    if command.colormap is not None:
+        _check_colormap(command.colormap)
+    if command.workers < 0:
+        raise SettingsError(f"workers={command.workers} must be 0 (one a core) or more.")
+    if command.format != "png" and (command.colormap or command.orientation != "upright"):
+        raise SettingsError(
+            f"colormap and orientation are for pictures; format={command.format} holds levels, low "
+            "frequencies first. Leave them out, or choose --format png."
+        )
 
 
 def _check_colormap(name: str) -> None:
@@ -118,114 +188,107 @@ def _check_colormap(name: str) -> None:
         raise SettingsError(f"colormap={name!r} is none of matplotlib's; try magma or viridis.")
 
 
-def _settled(settings: SpectrogramSettings, manifest: Manifest) -> SpectrogramSettings:
+def _settled(
+    settings: SpectrogramSettings, durations_s: Sequence[float | None], manifest: Manifest
+) -> SpectrogramSettings:
     """Return the settings with `clip_s` taken from the clips where it is not given."""
-    from audio.waveform import choose_clip_s, read_duration_s
+    from audio.waveform import choose_clip_s
 
     if settings.clip_s is not None:
         return settings
-    durations = []
-    for clip in manifest.clips:
-        seconds = clip.duration_s or read_duration_s(clip.path)
-        if seconds is not None and seconds > clip.start_s:
-            durations.append(seconds if clip.duration_s else seconds - clip.start_s)
-    if not durations:
+    known = [seconds for seconds in durations_s if seconds]
+    if not known:
         raise SettingsError(f"{manifest.root}: no clip's length can be read; give --clip-s.")
-    return replace(settings, clip_s=choose_clip_s(durations))
+    return replace(settings, clip_s=choose_clip_s(known))
+
+
+def _row(manifest: Manifest, i: int, path: str) -> dict[str, Any]:
+    """Return what the index says of a clip."""
+    clip = manifest.clips[i]
+    return {
+        "path": path,
+        "label": clip.label,
+        "group": clip.group,
+        "fold": clip.fold,
+        "source": manifest.relative(clip.path),
+        "start_s": f"{clip.start_s:g}",
+    }
+
+
+def _converted(
+    manifest: Manifest,
+    todo: Sequence[int],
+    settings: SpectrogramSettings,
+    command: Convert,
+    sink: Any,
+) -> Any:
+    """Send the clips of `todo` to a sink, with a bar; returns what became of them."""
+    from audio.conversion import convert_clips, on_device
+
+    log_mel = None if command.device == "cpu" else on_device(settings, command.device)
+    n, n_before = len(manifest), len(manifest) - len(todo)
+    with progress("convert") as draw:
+        draw(n_before, n)
+        return convert_clips(
+            manifest.clips,
+            todo,
+            settings,
+            sink,
+            cut=command.cut,
+            workers=command.workers,
+            log_mel=log_mel,
+            progress=lambda done: draw(n_before + done, n),
+        )
 
 
 def _write_pictures(
     folder: RunFolder, manifest: Manifest, settings: SpectrogramSettings, command: Convert
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]], int, int]:
-    """Write the pictures that are not there yet.
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Write the pictures that are not there yet, and the index of all of them.
 
-    Returns metadata rows of all pictures, (path, reason) of the clips that failed, how many clips
-    were cut to the window, and how many pictures are new.
+    Returns what became of the clips, and the index's rows.
     """
-    import os
-
-    import numpy as np
-    import torch
-
-    from audio.files import write_atomically
-    from audio.images import encode_picture, picture_paths
-    from audio.spectrogram import LogMel
-    from audio.waveform import ClipError, Waveform, fit_length, read_clip
+    from audio.conversion import PictureFolder
+    from audio.images import picture_paths
 
     paths = picture_paths(manifest)
+    there: set[str] = set()
     for part in {path.parent for path in paths}:
         (folder.path / part).mkdir(parents=True, exist_ok=True)
-    todo = [i for i, path in enumerate(paths) if not (folder.path / path).exists()]
-    failed: dict[int, str] = {}
-    n_done, n_cut = len(paths) - len(todo), 0
-    log_mel = LogMel(settings)
-    repeat = settings.padding == "repeat"
-
-    def read(i: int) -> Waveform | str:
-        try:
-            return read_clip(manifest.clips[i], settings.sample_rate_hz)
-        except ClipError as error:
-            return error.reason
-
-    def write(i: int, level: Any, n_valid: int) -> None:
-        data = encode_picture(level, settings, n_valid=n_valid, colormap=command.colormap)
-        write_atomically(folder.path / paths[i], data)
-
-    workers = command.workers or os.cpu_count() or 1
-    with (
-        ThreadPoolExecutor(workers) as readers,
-        ThreadPoolExecutor(workers) as writers,
-        progress("convert") as draw,
-    ):
-        draw(n_done, len(paths))
-        batches = [todo[k : k + _BATCH] for k in range(0, len(todo), _BATCH)]
-        writing: list[Future[None]] = []
-        for rows, waveforms in _read_ahead(readers, read, batches):
-            used = [(i, w) for i, w in zip(rows, waveforms, strict=True) if not isinstance(w, str)]
-            failed |= {i: w for i, w in zip(rows, waveforms, strict=True) if isinstance(w, str)}
-            if used:
-                n = settings.n_samples
-                n_cut += sum(len(w) > n for _, w in used)
-                n_valid = [n if repeat else min(n, len(w)) for _, w in used]
-                batch = np.stack([fit_length(w, n, padding=settings.padding) for _, w in used])
-                with torch.inference_mode():
-                    levels = log_mel(torch.from_numpy(batch), torch.tensor(n_valid)).numpy()
-                for done in writing:
-                    done.result()  # a full disk ends the run here
-                writing = [
-                    writers.submit(write, i, level, n)
-                    for (i, _), level, n in zip(used, levels, n_valid, strict=True)
-                ]
-            n_done += len(rows)
-            draw(n_done, len(paths))
-        for done in writing:
-            done.result()
-    failures = [(str(manifest.clips[i].path), reason) for i, reason in sorted(failed.items())]
-    say_failed_clips(failures)
-    rows_out = [
-        {
-            "path": paths[i].as_posix(),
-            "label": clip.label,
-            "group": clip.group,
-            "fold": clip.fold,
-            "source": manifest.relative(clip.path),
-        }
-        for i, clip in enumerate(manifest.clips)
-        if i not in failed
+        there |= {f"{part}/{entry.name}" for entry in os.scandir(folder.path / part)}
+    names = [str(path) for path in paths]
+    todo = [i for i, name in enumerate(names) if name not in there]
+    sink = PictureFolder(folder.path, paths, settings, command.colormap, command.orientation)
+    outcome = _converted(manifest, todo, settings, command, sink)
+    rows = [
+        _row(manifest, i, path.as_posix())
+        for i, path in enumerate(paths)
+        if i not in outcome.failed
     ]
-    return rows_out, failures, n_cut, len(todo) - len(failed)
+    if rows:
+        coloured = command.colormap is not None
+        _write_index(folder, rows, settings, manifest, coloured=coloured)
+    return outcome, rows
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Any, batches: list[list[int]]
-) -> Iterator[tuple[list[int], list[Any]]]:
-    """Yield each batch with its clips, while the next one is being read."""
-    ahead: list[Future[Any]] = []
-    for k, rows in enumerate(batches):
-        mine = ahead or [pool.submit(read, i) for i in rows]
-        after = batches[k + 1] if k + 1 < len(batches) else []
-        ahead = [pool.submit(read, i) for i in after]
-        yield rows, [future.result() for future in mine]
+def _write_shards(
+    folder: RunFolder, manifest: Manifest, settings: SpectrogramSettings, command: Convert
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Write the shards that are not there yet, and the index of all of them.
+
+    Returns what became of the clips, and the index's rows.
+    """
+    from audio.shards import ShardFolder
+
+    assert command.format != "png"
+
+    index = [_row(manifest, i, "") for i in range(len(manifest))]
+    splits = [str(clip.split) for clip in manifest.clips]
+    with ShardFolder(folder.path, splits, index, settings, dtype=command.format) as sink:
+        outcome = _converted(manifest, sink.todo, settings, command, sink)
+        outcome.failed = sink.failed_before | outcome.failed
+    rows = sink.write_index()
+    return outcome, rows
 
 
 def _write_index(
@@ -237,11 +300,12 @@ def _write_index(
     coloured: bool,
 ) -> None:
     """Write metadata.csv, the contact sheet and the report page."""
-    import io
+    import numpy as np
 
     from audio.files import write_atomically
     from audio.images import contact_sheet, read_picture, write_metadata
     from audio.page import write_report
+    from audio.png import encode_png, filtered_rows
     from audio.report import corpus_table, headline, settings_table, spectrogram_gallery
 
     write_metadata(folder.path, rows)
@@ -254,9 +318,9 @@ def _write_index(
             count[row["label"]] += 1
             pixels = read_picture(folder.path / row["path"]).pixels
             shown.append((row["label"], row["source"], pixels))
-    sheet = io.BytesIO()
-    contact_sheet([(label, pixels[::-1]) for label, _, pixels in shown]).save(sheet, "PNG")
-    write_atomically(folder.path / "contact_sheet.png", sheet.getvalue())
+    sheet = np.asarray(contact_sheet([(label, pixels[::-1]) for label, _, pixels in shown]))
+    png = encode_png(filtered_rows(sheet[None])[0], sheet.shape[1], coloured=True, notes={})
+    write_atomically(folder.path / "contact_sheet.png", png)
     made = {row["source"] for row in rows}
     used = [clip for clip in manifest.clips if manifest.relative(clip.path) in made]
     write_report(

@@ -42,7 +42,8 @@ class Finetune:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, a CSV manifest, or a folder of pictures."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, a folder of pictures, or the
+    name of a published corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the model, its scores and its report."""
     settings: Path | None = None
@@ -51,6 +52,11 @@ class Finetune:
     """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
     workers: int = 0
     """Threads that decode; 0 is one a core."""
+    folds: bool = False
+    """Cross-validate by the corpus's folds: each is the test once, with validation clips drawn from
+    the rest."""
+    draw_folds: int = 0
+    """Cross-validate by this many folds drawn from whole groups, where the corpus has none."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     corpus: CorpusSettings = CorpusSettings()
@@ -100,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def finetune(command: Finetune, argv: Sequence[str]) -> int:
     """Fit, score and save; returns an exit code."""
+    if command.folds or command.draw_folds:
+        from scripts.cross_validate import cross_validate
+
+        return cross_validate(command, argv)
     from audio.devices import use_threads
     from audio.images import is_images_folder
     from audio.train import fine_tune, resolve
@@ -111,7 +121,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
         if pictures:
-            clips, made = read_pictures(command.clips)
+            clips, made = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
@@ -131,7 +141,10 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
                 sample_rate_hz=settings.spectrogram.sample_rate_hz,
                 folder=folder.work / "waveforms",
                 workers=command.workers or 2,
+                allow_leakage=command.split.allow_leakage,
             )
+        if command.split.allow_leakage:
+            folder.amend({"allow_leakage": True, "leakage": clips.leakage})
         folder.write_failures(clips.failures)
         say(clips.manifest.describe())
         train = clips.examples["train"]
@@ -143,7 +156,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
                 settings,
                 clips.labels,
                 checkpoint=folder.work / "checkpoint.safetensors",
-                on_epoch=_shown(draw, settings.training.epochs),
+                on_epoch=epoch_lines(draw, settings.training.epochs),
             )
         results = score_and_save(folder, fit, clips)
         folder.finish(results)
@@ -152,7 +165,11 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
     return PARTLY if clips.failures else DONE
 
 
-def _shown(draw: Callable[[int, int], None], n_epochs: int) -> Callable[[dict[str, float]], None]:
+def epoch_lines(
+    draw: Callable[[int, int], None], n_epochs: int
+) -> Callable[[dict[str, float]], None]:
+    """Return what draws the bar after each epoch and tells every tenth one in a line."""
+
     def show(row: dict[str, float]) -> None:
         n = int(row["epoch"])
         draw(n, n_epochs)
@@ -172,6 +189,8 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from scripts.pages import write_model_page
 
     model = fit.model
+    if clips.leakage is not None:  # whoever is handed the model shall know
+        model.config.leakage = clips.leakage
     model.save_pretrained(folder.path)
     write_csv(clips.manifest, folder.path / "manifest.csv")
     results: dict[str, Any] = {
@@ -182,6 +201,8 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         "seconds": sum(row["seconds"] for row in fit.history),
         "failures": len(clips.failures),
     }
+    if clips.leakage is not None:
+        results["leakage"] = clips.leakage
     rows: list[list[Any]] = []
     for split in ("validation", "test"):
         examples = clips.examples[split]

@@ -40,7 +40,8 @@ class Landscape:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the table."""
     space: str = "quick"
@@ -184,6 +185,7 @@ def _measure(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=folder.work / "clips",
         workers=os.cpu_count() or 1,
+        allow_leakage=command.split.allow_leakage,
     )
     examples = clips.examples
     train = examples["train"]

@@ -54,7 +54,8 @@ class TrainingObjective:
     """Train with a setting on the training clips, score on the validation clips.
 
     Picklable: a worker's process opens the decoded clips itself, once. settings: what the agent's
-    choices are made in; its `clip_s` is known. store: folder of the decoded clips.
+    choices are made in; its `clip_s` is known. store: folder of the decoded clips. rotation: the
+    manifest in several splits; which of them a training has follows from its seed, in turn.
     """
 
     manifest: Manifest
@@ -62,10 +63,11 @@ class TrainingObjective:
     store: Path
     settings: Settings
     reward: str
-    _examples: dict[str, Any] = field(default_factory=dict, repr=False)
+    rotation: tuple[Manifest, ...] = ()
+    _examples: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_examples": {}}
+        return self.__dict__ | {"_examples": []}
 
     def prepare(self) -> None:
         """Open the decoded clips; called once in each worker.
@@ -96,12 +98,17 @@ class TrainingObjective:
                 "others; put the clips at the same path on every node, or on a file system that "
                 "all see."
             )
-        self._examples = sound_examples(self.manifest, store, self.labels)
+        splits = self.rotation or (self.manifest,)
+        self._examples = [sound_examples(split, store, self.labels) for split in splits]
 
     @property
     def epochs(self) -> int:
         """Scores that a whole training reports."""
         return self.settings.training.epochs
+
+    def block(self, seed: int) -> int | None:
+        """Return which split a training with this seed has; None where there is one."""
+        return seed // 2 % len(self.rotation) if self.rotation else None
 
     def __call__(
         self, values: Mapping[str, Any], seed: int, stop: Stop, report: Report
@@ -124,9 +131,10 @@ class TrainingObjective:
             nonlocal is_over
             is_over = report(row[key])
 
+        examples = self._examples[self.block(seed) or 0]
         fit = fine_tune(
-            self._examples["train"],
-            self._examples["validation"],
+            examples["train"],
+            examples["validation"],
             settings_of(self.settings, {**values, "seed": seed}),
             self.labels,
             on_epoch=told,

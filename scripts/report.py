@@ -1,4 +1,4 @@
-"""`melbandit report`: write a run's report page again, from the figures that the run left."""
+"""`melbandit report`: the report page of a run, or of any Optuna study, and its main table."""
 
 from __future__ import annotations
 
@@ -6,20 +6,37 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from audio.settings import UserError
 from scripts.command import DONE, parse, print_result, read_json, run
 
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from rl.insight import Insight
+
+MARK = b"Written by melbandit."
+
 
 @dataclass(frozen=True)
 class Report:
-    """Write the report page of a finished finetune or search again."""
+    """Write the report page of a finetune or a search, or of any Optuna study.
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder that finetune or search wrote."""
+    A search may be finished, under way or stopped: its study is only read. For a study the main
+    table is printed too: what every setting is worth, and how much it matters.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder that finetune or search wrote, or an Optuna storage: its file or its URL."""
+    study: str | None = None
+    """Name of the study, or of the search, where the storage holds several."""
+    out: Path | None = None
+    """The page to write: report.html in the folder, beside the file, or here for a URL."""
+    overwrite: bool = False
+    """Write over a file that melbandit has not written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,19 +46,121 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(command: Report) -> int:
-    """Write report.html; returns an exit code."""
-    record = read_json(command.run / "settings.json")
-    if not (command.run / "results.json").exists():
-        raise UserError(f"{command.run}: not finished; give its command again first.")
-    results = read_json(command.run / "results.json")
-    from scripts.pages import write_model_page, write_search_page
+    """Write the page; returns an exit code."""
+    where = Path(command.run)
+    if "://" in command.run:
+        return _report_study(command, command.run, Path("report.html"))
+    if where.name == "study.db" and (where.parent / "settings.json").exists():
+        where = where.parent  # a search's own file: its folder says more
+    if not where.is_dir():
+        return _report_study(command, command.run, where.with_name("report.html"))
+    if not (where / "settings.json").exists() and (where / "study.db").exists():
+        return _report_study(command, str(where / "study.db"), where / "report.html")
+    record = read_json(where / "settings.json")
+    if record.get("command") not in ("finetune", "search"):
+        raise UserError(f"{where}: a run of {record.get('command')} has no page to redo.")
+    if command.study not in (None, "trials"):
+        raise UserError(f"{where}: the study of a search is called trials, not {command.study}; "
+                        f"give {where / 'study.db'} to look at another.")  # fmt: skip
+    if record["command"] == "finetune":
+        return _report_model(command, where, record)
+    return _report_search(command, where, record)
 
-    pages = {"finetune": write_model_page, "search": write_search_page}
-    if record.get("command") not in pages:
-        raise UserError(f"{command.run}: a run of {record.get('command')} has no page to redo.")
-    pages[record["command"]](command.run, results, record)
-    print_result({"report": str(command.run / "report.html")})
+
+def _report_model(command: Report, folder: Path, record: dict[str, Any]) -> int:
+    from scripts.pages import write_folds_page, write_model_page
+
+    if not (folder / "results.json").exists():
+        raise UserError(f"{folder}: not finished; give its command again first.")
+    path = _free(command, folder / "report.html")
+    results = read_json(folder / "results.json")
+    write = write_folds_page if "folds" in results else write_model_page
+    write(folder, results, record, path=path)
+    print_result({"report": str(path)})
     return DONE
+
+
+def _report_search(command: Report, folder: Path, record: dict[str, Any]) -> int:
+    from scripts.study_page import insight_of, write_search_page
+
+    path = _free(command, folder / "report.html")
+    if not (folder / "results.json").exists():
+        if not (folder / "study.db").exists():
+            if "storage" in record:
+                raise UserError(f"{folder}: not finished, and its study is in {record['storage']}; "
+                                "give that address, and the name as --study.")  # fmt: skip
+            raise UserError(f"{folder}: the search has no trial yet; wait, or give its command "
+                            "again.")  # fmt: skip
+        return _report_study(command, str(folder / "study.db"), folder / "report.html")
+    results = read_json(folder / "results.json")
+    insight = insight_of(folder, results, record)
+    write_search_page(folder, results, record, path=path, insight=insight)
+    from scripts.study_text import study_text
+
+    print(study_text(insight, results["best"]["values"]))
+    print_result({"report": str(path), "trials": len(results["trials"]), "finished": True,
+                  "best": results["best"]["values"], "mean": results["best"]["mean"]})  # fmt: skip
+    return DONE
+
+
+def _report_study(command: Report, where: str, page: Path) -> int:
+    """Report on a study without results: one under way, stopped, or somebody else's."""
+    from rl.insight import Insight
+    from rl.records import open_study, read_study
+    from rl.studies import quiet
+    from scripts.study_page import write_study_page
+    from scripts.study_rows import counts_text
+    from scripts.study_text import study_text
+
+    path = _free(command, page)
+    with quiet():
+        study, finals = open_study(where, command.study)
+        insight = Insight(read_study(study, finals))
+    beliefs = _own_beliefs(study, insight)
+    title = "A search so far" if insight.study.agent else "An Optuna study"
+    write_study_page(path, insight, title=title, beliefs=beliefs)
+    print(f"study {study.study_name}: {counts_text(insight)}")
+    print(study_text(insight, None))
+    best = insight.best
+    score = insight.path[-1].score if best else None
+    print_result(
+        {
+            "report": str(path),
+            "trials": len(insight.study.trials),
+            "finished": False,
+            "best": best.values if best else None,
+            "mean": score.mean if score else None,
+        }
+    )
+    return DONE
+
+
+def _own_beliefs(study: Study, insight: Insight) -> dict[str, Any] | None:
+    """Return what the search's agent thinks, where it keeps a table of its own."""
+    from rl.samplers import KnobSampler, make_sampler
+    from scripts.study_page import OWN_TABLES
+
+    if insight.study.agent not in OWN_TABLES or not insight.scored:
+        return None
+    sampler = make_sampler(insight.study.agent, insight.space, insight.study.seed)  # type: ignore[arg-type]
+    assert isinstance(sampler, KnobSampler)
+    return dict(sampler.fitted(study).beliefs())
+
+
+def _free(command: Report, usual: Path) -> Path:
+    """Return where to write.
+
+    Raises:
+        UserError: a file is there that melbandit has not written.
+    """
+    path = command.out or usual
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of the page, such as "
+                        f"{path / 'report.html'}.")  # fmt: skip
+    if path.exists() and not command.overwrite and MARK not in path.read_bytes():
+        raise UserError(f"{path}: was not written by melbandit; give another --out, or --overwrite "
+                        "to replace it.")  # fmt: skip
+    return path
 
 
 if __name__ == "__main__":

@@ -107,6 +107,12 @@ class RunFolder:
             },
         )
 
+    def amend(self, more: dict[str, Any]) -> None:
+        """Add entries to the record that do not make it another run."""
+        record = json.loads((self.path / "settings.json").read_text("utf-8"))
+        if {key: record.get(key) for key in more} != more:
+            self.write_json("settings.json", record | more)
+
     def finish(self, results: dict[str, Any]) -> None:
         """Write results.json, which marks the run done, and drop the scratch folder."""
         self.write_json("results.json", results)

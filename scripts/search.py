@@ -7,7 +7,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,6 +28,7 @@ from data.corpus import CorpusSettings, open_corpus
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.finetune import score_and_save, summary, with_base
+from scripts.rotation import rotations
 from scripts.run_folder import RunFolder, open_run
 from scripts.spaces import space_for
 from scripts.tables import finals_text, scores_text
@@ -51,7 +53,8 @@ class Search:
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, or a CSV manifest."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, or the name of a published
+    corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the study, the winner and the report."""
     space: str = "default"
@@ -61,6 +64,10 @@ class Search:
     """Print the knobs and how many settings there are, and do nothing else."""
     reward: Literal["macro-f1", "accuracy"] = "macro-f1"
     """Validation score that rewards a trial."""
+    rotate_validation: bool = False
+    """Hold out other groups (speakers, sessions, folds) for validation in turn, one part a
+    training, in place of the same ones always: settings are then not chosen to suit these few. How
+    much harder some parts are is measured and taken off."""
     settings: Path | None = None
     """Settings to start from: a settings.json of an earlier run, or a search's recommended.json."""
     preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
@@ -72,6 +79,8 @@ class Search:
     grpc://host:port) and run the same command on each; by default it is OUT/study.db."""
     study: str | None = None
     """Name of the study in a shared storage; by default that of the folder OUT."""
+    watch: bool = False
+    """Draw the search in the terminal while it runs: the best, the trials, what is believed."""
     ray: str | None = None
     """Train on a Ray cluster at this address, as ray.init takes it (host:port, ray://host:port,
     auto, local); --workers is then their number, 0 as many as it has processors for. Needs
@@ -111,6 +120,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
     if command.show_space:
         print(space.describe())
         return DONE
+    _check(command, space)
     from audio.images import is_images_folder
 
     if is_images_folder(command.clips):
@@ -124,6 +134,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
             "corpus": manifest.fingerprint(),
             "space": space.to_json(),
             "reward": command.reward,
+            "rotate_validation": command.rotate_validation,
             "agent": command.search.agent,
             **({"storage": str(place_of(command))} if command.storage else {}),
         }
@@ -137,16 +148,28 @@ def search(command: Search, argv: Sequence[str]) -> int:
     return PARTLY if n_failed else DONE
 
 
+def _check(command: Search, space: SearchSpace) -> None:
+    """Refuse what cannot go together, before any clip is decoded."""
+    budget = command.search
+    if budget.trial_epochs is not None and "epochs" in space:
+        raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
+    if command.rotate_validation and budget.pruner in ("median", "hyperband"):
+        raise SettingsError(
+            f"pruner={budget.pruner} compares scores as they are, which differ from part to part "
+            "of a rotating validation; take halving or none."
+        )
+
+
 def _search(
     command: Search, folder: RunFolder, settings: Settings, space: SearchSpace, manifest: Any
 ) -> tuple[dict[str, Any], int]:
     """Return the results, and how many clips could not be used."""
     from audio.train import resolve
+    from rl.records import read_earlier
     from rl.search import run_search
-    from rl.studies import read_earlier
     from scripts.clips_in import decode_sounds
     from scripts.objective import TrainingObjective, settings_of
-    from scripts.pages import write_search_page
+    from scripts.study_page import write_search_page
 
     budget = command.search
     store = folder.work / "waveforms"
@@ -155,7 +178,10 @@ def _search(
         sample_rate_hz=settings.spectrogram.sample_rate_hz,
         folder=store,
         workers=2,
+        allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
     folder.write_failures(clips.failures)
     say(clips.manifest.describe())
     say(f"{len(space.knobs)} knobs, {space.size():,} settings; agent {budget.agent}")
@@ -166,12 +192,15 @@ def _search(
     # one thread a trial where several run at once; not part of what is recommended
     threads = settings.training.threads or (0 if budget.workers == 1 else 1)
     trained = settings.with_values({"threads": threads})
-    objective = TrainingObjective(manifest, clips.labels, store.resolve(), trained, command.reward)
+    rotation = rotations(clips.manifest) if command.rotate_validation else ()
+    if rotation:
+        say(f"validation rotates over {len(rotation)} parts of the training and validation clips")
+    objective = TrainingObjective(
+        clips.manifest, clips.labels, store.resolve(), trained, command.reward, rotation
+    )
     default = space.complete({knob.name: settings.value_of(knob.name) for knob in space.knobs})
-    if budget.trial_epochs is not None and "epochs" in space:
-        raise SettingsError("trial_epochs cannot be given where epochs is searched; drop one.")
     fewer = budget.trial_epochs is not None and budget.trial_epochs < settings.training.epochs
-    with progress("search", "trials") as draw:
+    with _told(command) as on_trial:
         found = run_search(
             space,
             objective,
@@ -183,7 +212,7 @@ def _search(
             trial_values={"epochs": budget.trial_epochs} if fewer else {},
             grounds=_grounds(command, settings, clips.manifest),
             nodes=nodes_of(command),
-            on_trial=_shown(budget, draw),
+            on_trial=on_trial,
         )
     best = settings_of(settings, found.best.values)
     results = found.to_json() | {"reward": command.reward, "failures": len(clips.failures)}
@@ -210,6 +239,19 @@ def place_of(command: Search) -> Place:
             "or leave it out for a file in OUT."
         )
     return Place(command.storage, command.study or command.out.resolve().name)
+
+
+@contextmanager
+def _told(command: Search) -> Iterator[Any]:
+    """Give the callback for each finished training: it draws the search, or writes a line."""
+    if command.watch and sys.stderr.isatty():
+        from scripts.watch import watching
+
+        with watching(place_of(command), command.search) as on_trial:
+            yield on_trial
+        return
+    with progress("search", "trials") as draw:
+        yield _shown(command.search, draw)
 
 
 def nodes_of(command: Search) -> Nodes | None:
@@ -309,7 +351,8 @@ def _recommendation(
     best, base, difference = found.best, found.default, found.difference
     n = len(best.seeds)
     changes = [
-        {"setting": name, "default": default.get(name), "recommended": value}
+        {"setting": name, "recommended": value}
+        | ({"default": default[name]} if name in default else {})
         for name, value in best.values.items()
         if value != default.get(name)
     ]

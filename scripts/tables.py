@@ -31,6 +31,63 @@ def scores_text(split: str, scores: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def folds_text(results: dict[str, Any]) -> str:
+    """Return the test scores of each fold, and their mean and spread."""
+    scores = results["scores"]
+    rows = [["fold", *(name.replace("_", " ") for name in scores), "clips"]]
+    for fold in results["folds"]:
+        rows.append([fold["fold"], *(f"{fold[name]:.3f}" for name in scores), str(fold["n"])])
+    for what in ("mean", "deviation"):
+        rows.append([what, *(f"{scores[name][what]:.3f}" for name in scores), ""])
+    return "\n".join(["test scores by fold", *aligned(rows)]) + "\n"
+
+
+def survey_text(found: dict[str, Any], title: str) -> str:
+    """Return what a survey of a corpus found, for people."""
+    lengths = found["duration_s"]
+    lines = [f"{title}: {found['clips']:,} clips of {len(found['classes'])} classes"]
+    if found["clips"]:
+        lines[0] += f", {found['hours']:.2f} hours"
+        lines.append(
+            f"  lengths {lengths['least']:.2f} to {lengths['most']:.2f} s, median "
+            f"{lengths['median']:.2f} s; {len(found['far_from_median'])} clips are 3 times longer "
+            "or shorter"
+        )
+        lines.append(
+            f"  largest class {found['imbalance']:.1f} times the smallest; always guessing it is "
+            f"right {found['largest_class_share']:.1%} of the time"
+        )
+    for name, what in (
+        ("folds", "folds"),
+        ("splits", "splits"),
+        ("rates_hz", "Hz"),
+        ("channels", "channels"),
+        ("formats", "formats"),
+    ):
+        if found[name]:
+            told = ", ".join(f"{value} ({n:,})" for value, n in list(found[name].items())[:12])
+            lines.append(f"  {what}: {told}")
+    lines.append(f"  groups: {found['groups']:,}" if found["groups"] else "  groups: none named")
+    for name, what in (
+        ("silent", "are silent throughout (nothing above -60 dBFS)"),
+        ("mostly_silent", "are silent for more than half their length"),
+        ("clipped", "are clipped (flat tops)"),
+    ):
+        first = f", the first {found[name][0]}" if found[name] else ""
+        lines.append(f"  {len(found[name]):,} clips {what}{first}")
+    copies = found["same_content"]
+    first = f", the first {' and '.join(copies[0][:2])}" if copies else ""
+    lines.append(f"  {len(copies):,} sounds are there more than once, sample for sample{first}")
+    if found["unusable"]:
+        lines.append(f"  {found['unusable']:,} clips cannot be used and are not in the manifest")
+    rows = [["class", "clips", "hours", "groups"]]
+    for label, row in found["classes"].items():
+        rows.append([label, f"{row['clips']:,}", f"{row['hours']:.3f}", str(row["groups"] or "-")])
+    lines += ["", *aligned(rows), ""]
+    lines += [f"note: {note}." for note in found["notes"]]
+    return "\n".join(lines)
+
+
 def finals_text(results: dict[str, Any]) -> str:
     """Return a search's finalists, best first, and what it recommends."""
     base = results["default"]["values"]

@@ -63,7 +63,12 @@ def test_data_imports_clips_and_settings_alone(path):
     assert other <= {"audio.clips", "audio.settings"}
 
 
-@pytest.mark.parametrize("name", ["mdp", "policies", "values", "targets", "tuners", "space"])
+CORE = ("mdp", "planning", "policies", "values", "targets", "tuners", "space")
+CORE += ("choices", "traces", "agents", "prediction", "control", "policy_gradient", "dyna")
+CORE += ("bandits", "many")
+
+
+@pytest.mark.parametrize("name", CORE)
 def test_the_core_of_rl_needs_numpy_alone(name):
     names = roots(imports(ROOT / "rl" / f"{name}.py"))
     assert names <= {"numpy", "rl"} | set(sys.stdlib_module_names)
@@ -71,7 +76,7 @@ def test_the_core_of_rl_needs_numpy_alone(name):
 
 def test_what_the_core_of_rl_imports_needs_numpy_alone_too():
     """Else the core would need more through a detour."""
-    todo = [f"rl.{name}" for name in ("mdp", "policies", "values", "targets", "tuners", "space")]
+    todo = [f"rl.{name}" for name in CORE]
     seen = set()
     while todo:
         name = todo.pop()
@@ -97,7 +102,9 @@ HEAVY = ("torch", "torchaudio", "transformers", "librosa", "optuna", "matplotlib
 HEAVY += ("sklearn", "pandas", "soundfile", "PIL")
 
 
-@pytest.mark.parametrize("name", ["cli", "convert", "finetune", "search", "predict"])
+@pytest.mark.parametrize(
+    "name", ["cli", "convert", "finetune", "search", "predict", "play", "gridworld", "survey"]
+)
 def test_a_script_is_imported_without_heavy_packages(name):
     code = f"import sys, scripts.{name}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
     done = subprocess.run(

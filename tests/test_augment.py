@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from audio import augment
 from audio.augment import (
     SpectrogramDraw,
     WaveformDraw,
@@ -301,3 +302,29 @@ def test_mixup_mixes_labels_as_it_mixes_clips():
     expected = [[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]]
     assert torch.allclose(shares, torch.tensor(expected))
     assert torch.allclose(shares.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("speed", [[1.0, 1.0, 1.0, 1.0], [1.0, 0.8, 1.37, 1.001]])
+def test_clip_by_clip_on_a_cpu_is_the_gather_of_a_gpu(speed):
+    waveform, n_valid = sounds([300, 200, 1, 0], n=400)
+    rate = torch.tensor(speed, dtype=torch.float64)
+    for turn in ([0, 0, 0, 0], [7, -200, 1, 0], [-300, 200, -1, 0]):
+        shares = np.divide(turn, n_valid.clamp_min(1).numpy())
+        draw = nothing(4, turn=shares, speed=speed)
+        out, out_valid = augment._turn_and_speed(waveform, n_valid, draw)
+        gathered = augment._gather_turned(
+            waveform, n_valid, torch.tensor(turn, dtype=torch.float64), rate, out_valid
+        )
+        torch.testing.assert_close(out[:3], gathered[:3], atol=1e-6, rtol=1e-6)
+        assert not out[3].any()
+
+
+def test_noise_of_a_shifted_short_clip_is_at_the_ratio_that_was_drawn():
+    """The padding holds no copy of the clip, which would count as signal."""
+    waveform, n_valid = sounds([100, 1000], n=1000)
+    draw = nothing(2, turn=[0.3, 0.3], noise_snr_db=[0.0, 0.0])
+    out, _ = apply_waveform(waveform, n_valid, draw)
+    shifted, _ = apply_waveform(waveform, n_valid, nothing(2, turn=[0.3, 0.3]))
+    noise = (out - shifted)[0, :100]
+    ratio_db = 10 * torch.log10(shifted[0].square().sum() / noise.square().sum())
+    assert float(ratio_db) == pytest.approx(0, abs=1e-3)

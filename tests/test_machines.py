@@ -22,9 +22,10 @@ from servers import postgres, postgresql, proxy
 from test_rl_search import SETTINGS, SPACE, Training, score
 
 from rl.claims import final_seeds, trial_seed
+from rl.records import read_earlier
 from rl.search import SearchError, SearchSettings, run_search
 from rl.space import Knob, SearchSpace
-from rl.studies import Place, read_earlier
+from rl.studies import Place
 
 pytestmark = pytest.mark.slow
 

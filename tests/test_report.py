@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audio import plots, report
+from audio import belief_report as beliefs_on
+from audio import plots, report, search_plots
+from audio import search_report as searched
 from audio.page import page as whole_page
 from audio.page import write_report
 
@@ -92,7 +94,7 @@ def everything(name: str = "dog", x: float = 0.4321) -> list[report.Section]:
     score = {"precision": x, "recall": x, "f1": x, "support": 9}
     return [
         report.headline(f"{name} was right", name),
-        report.recommendation(
+        searched.recommendation(
             name, [{"setting": name, "default": x, "recommended": name}], f"melbandit {name}"
         ),
         report.metrics_table({"split": name, "n": 18, "accuracy": estimate, "macro_f1": estimate,
@@ -102,15 +104,26 @@ def everything(name: str = "dog", x: float = 0.4321) -> list[report.Section]:
         report.spectrogram_gallery([(name, name, clip)], duration_s=1.5, f_max_hz=8000),
         report.corpus_table([{"split": name, "label": name, "clips": 12, "groups": 5}]),
         report.learning_curves([epoch, {**epoch, "epoch": 2}]),
-        report.reward_curve([trial(0, x, "default", values=values), trial(1, x, values=values)]),
-        report.beliefs([{"name": name, "importance": x, "default": name, "recommended": 3,
+        searched.reward_curve([trial(0, x, "default", values=values), trial(1, x, values=values)]),
+        beliefs_on.beliefs([{"name": name, "importance": x, "default": name, "recommended": 3,
                          "values": [{"value": name, "mean": x, "sd": x, "n": 41}]}]),
-        report.pair_heatmaps([{"a": name, "b": name, "a_values": [name], "b_values": [name, None],
-                               "mean": [[x, NAN]]}]),
-        report.finalists_table([{"values": values, "name": name, "scores": [x, x], "mean": x,
+        beliefs_on.pair_heatmaps([{"a": name, "b": name, "a_values": [name],
+                                   "b_values": [name, None], "mean": [[x, NAN]]}]),
+        searched.finalists_table([{"values": values, "name": name, "scores": [x, x], "mean": x,
                                  "standard_error": x}]),
         report.settings_table({name: {name: name, "n_mels": 64}}, {name: {"n_mels": 80}}),
         report.provenance({"command": name, "versions": {name: name}, "seed": 77}),
+        beliefs_on.importance(
+            [{"name": name, "alone": x, "together": x + 0.1}],
+            [{"a": name, "b": name, "share": x}], foretells=x, words=[name],
+        ),
+        searched.trial_curves([{"number": 3, "kind": kind, "points": [(1, x), (2, x)]}
+                               for kind in ("best", "default", "pruned", "other")], title=name),
+        searched.evidence([{"seed": name, "recommended": x, "default": x - 0.1}],
+                          {"mean": 0.1, "low": 0.05, "high": 0.15}, names=(name, "default")),
+        searched.costs([(name, name)], [{"name": name, "values": [
+            {"value": name, "mean": x, "low": x - 0.1, "high": x + 0.1, "seconds": 61, "n": 9}]}],
+            words=name),
     ]  # fmt: skip
 
 
@@ -150,7 +163,7 @@ def test_every_figure_is_valid_xml_with_a_text_alternative() -> None:
             assert not re.search(r"nan|inf\b|None", " ".join(figure.itertext()))
             for node in figure.iter():
                 assert "nan" not in node.attrib.get("d", ""), node.attrib
-    assert len(figures(page(*everything()))) == 9
+    assert len(figures(page(*everything()))) == 13
 
 
 def test_every_number_given_appears() -> None:
@@ -159,7 +172,10 @@ def test_every_number_given_appears() -> None:
         assert "0.432" in shown or "43.2" in shown
     for i, number in [(1, "0.4321"), (2, "33.2 to 53.2"), (2, "18"), (3, "7"), (3, "2"),
                       (3, "77.8%"), (5, "1.5 s"), (5, "8 kHz"), (6, "12"), (6, "5"), (9, "41"),
-                      (12, "64"), (12, "80"), (13, "77")]:  # fmt: skip
+                      (12, "64"), (12, "80"), (13, "77"), (14, "43.2%"), (14, "10.0%"),
+                      (15, "trial 3"), (15, "0.432"), (16, "0.4321"), (16, "0.3321"),
+                      (16, "+0.100"), (16, "+0.050 to +0.150"), (17, "0.43×"), (17, "1 min"),
+                      ]:  # fmt: skip
         assert number in words[i].replace("\xa0", ""), (i, number)
 
 
@@ -173,12 +189,18 @@ def test_a_missing_number_is_an_en_dash(x: Any) -> None:
         report.worst_mistakes([{"path": "a.wav", "label": "b", "probability": x}]),
         report.corpus_table([{"split": "train", "label": "dog", "clips": x, "groups": 2}]),
         report.learning_curves([{"epoch": 1, "train_loss": 0.5}, {"epoch": x, "train_loss": x}]),
-        report.reward_curve([trial(0, 0.5), {**trial(1, x), "seconds": x, "values": None}]),
-        report.beliefs([{"name": "a", "values": [{"value": 1, "mean": x, "sd": x, "n": 0},
+        searched.reward_curve([trial(0, 0.5), {**trial(1, x), "seconds": x, "values": None}]),
+        beliefs_on.beliefs([{"name": "a", "values": [{"value": 1, "mean": x, "sd": x, "n": 0},
                                                  {"value": 2, "mean": 0.5, "sd": x, "n": 1}]}]),
-        report.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
+        beliefs_on.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1],
                                "mean": [[x]]}]),
-        report.finalists_table([{"name": "default", "scores": [x], "mean": x}]),
+        searched.finalists_table([{"name": "default", "scores": [x], "mean": x}]),
+        searched.evidence([{"seed": 1, "recommended": x, "default": 0.5}], None, names=("a", "b")),
+        searched.costs([], [{"name": "a", "values": [
+            {"value": 1, "mean": x, "low": x, "high": x, "seconds": x, "n": 0}]}]),
+        beliefs_on.pair_heatmaps([{"a": "a", "b": "b", "a_values": [1], "b_values": [1, 2],
+                                   "mean": [[x, 0.5]], "sd": [[x, x]], "share": 0.2,
+                                   "interaction": [[x, x]], "interaction_sd": [[x, x]]}]),
         report.confusion_heatmap({"labels": ["a", "b"], "counts": [[0, 0], [0, 0]]}),
     ]  # fmt: skip
     for section in sections:
@@ -193,12 +215,14 @@ def test_empty_inputs_say_so_and_do_not_fail() -> None:
     for section in (
         report.spectrogram_gallery([]), report.corpus_table([]), report.learning_curves([]),
         report.confusion_heatmap({"labels": [], "counts": []}), report.worst_mistakes([]),
-        report.reward_curve([]), report.reward_curve([trial(0, None)]), report.beliefs([]),
-        report.pair_heatmaps([]), report.finalists_table([]),
+        searched.reward_curve([]), searched.reward_curve([trial(0, None)]), beliefs_on.beliefs([]),
+        beliefs_on.pair_heatmaps([]), searched.finalists_table([]), beliefs_on.importance([]),
+        searched.trial_curves([]), searched.costs([], []),
+        searched.trial_curves([{"number": 0, "kind": "other", "points": [(1, 0.5)]}]),
     ):  # fmt: skip
         assert 'class="empty"' in section.body
         Reader(page(section))
-    Reader(page(report.metrics_table({}), report.recommendation("Keep it.", [], "")))
+    Reader(page(report.metrics_table({}), searched.recommendation("Keep it.", [], "")))
     Reader(page(report.settings_table({}, None), report.provenance({})))
     Reader(whole_page("", []))
 
@@ -208,7 +232,7 @@ def test_best_so_far_never_falls_and_counts_complete_trials_only() -> None:
     trials = [trial(i, None if i % 7 == 0 else float(rng.normal())) for i in range(200)]
     trials[9] = trial(9, 99.0, state="pruned")
     trials[11]["score"] = NAN
-    best = plots.best_so_far(trials)
+    best = search_plots.best_so_far(trials)
     known = [b for b in best if b is not None]
     assert best[0] is None
     assert known == sorted(known)
@@ -218,15 +242,61 @@ def test_best_so_far_never_falls_and_counts_complete_trials_only() -> None:
 
 
 def test_the_default_is_a_level_and_a_negative_or_zero_score_counts() -> None:
-    words = Reader(page(report.reward_curve([trial(0, 0.0, "default"), trial(1, -0.5)]))).words
+    words = Reader(page(searched.reward_curve([trial(0, 0.0, "default"), trial(1, -0.5)]))).words
     assert "default 0.000" in words
     assert "best 0.000" in words
     assert "−0.5000" in words
 
 
+def band(body: str) -> list[list[float]]:
+    """Return the corners of the interval's band."""
+    (path,) = (p for p in figures(body)[0].iter("path") if p.attrib.get("class") == "band")
+    return [
+        [float(v) for v in pair.split()] for pair in re.findall(r"[\d.]+ [\d.]+", path.attrib["d"])
+    ]
+
+
+def test_the_interval_of_the_best_so_far_is_a_band_that_stays_on_the_chart() -> None:
+    trials = [trial(i, 0.5 + i / 100) for i in range(8)]
+    path = [{"after": i, "mean": 0.5, "low": -9.0 if i == 1 else 0.45, "high": 0.6}
+            for i in range(1, 8)]  # fmt: skip
+    path.insert(0, {"after": 0, "mean": 0.5, "low": None, "high": None})
+    body = searched.reward_curve(trials, path=path, notes=["Two failed."]).body
+    corners = band(body)
+    assert len(corners) == 2 * 2 * 7
+    assert all(30 <= y <= 305 for _, y in corners)
+    assert "expected 0.500" in Reader(body).words
+    assert "Two failed." in Reader(body).words
+    assert 'class="band"' not in searched.reward_curve(trials).body
+
+
+def test_where_low_is_good_the_lowest_is_best() -> None:
+    trials = [trial(i, s) for i, s in enumerate([0.5, 0.2, 0.9])]
+    body = searched.reward_curve(trials, lowest=True).body
+    assert "best 0.200" in Reader(body).words
+    table = body.split("<tbody>")[1].split("</tbody>")[0]
+    assert table.index("0.2000") < table.index("0.5000") < table.index("0.9000")
+    pair = {"a": "a", "b": "b", "a_values": [1], "b_values": [1, 2], "mean": [[0.3, 0.1]]}
+    for lowest, best in ((False, "0.300"), (True, "0.100")):
+        body = beliefs_on.pair_heatmaps([{**pair, "lowest": lowest}]).body
+        (group,) = (g for g in figures(body)[0].iter("g")
+                    if any("best" in r.attrib["class"] for r in g.iter("rect")))  # fmt: skip
+        assert best in "".join(group.itertext())
+
+
+def test_only_an_interplay_larger_than_its_doubt_is_told() -> None:
+    pair = {"a": "a", "b": "b", "a_values": [1, 2], "b_values": [3, 4], "share": 0.2,
+            "mean": [[0.1, 0.2], [0.3, 0.4]],
+            "interaction": [[0.01, -0.02], [-0.01, 0.02]]}  # fmt: skip
+    told = beliefs_on.pair_heatmaps([{**pair, "interaction_sd": [[0.01] * 2] * 2}]).body
+    assert "2 with 4: +0.020 ± 0.010" in Reader(told).words
+    told = beliefs_on.pair_heatmaps([{**pair, "interaction_sd": [[0.03] * 2] * 2}]).body
+    assert "No cell stands out" in Reader(told).words
+
+
 def test_a_long_search_stays_light() -> None:
     trials = [trial(i, i % 97 / 100) for i in range(5000)]
-    body = report.reward_curve(trials).body
+    body = searched.reward_curve(trials).body
     assert len(body) < 600_000
     assert body.count("<title>") == plots.TITLED
     drawn = "".join(p.attrib["d"] for p in figures(body)[0].iter("path") if "trial" in
@@ -308,7 +378,7 @@ def test_the_chosen_epoch_is_marked() -> None:
 def test_beliefs_are_sorted_by_importance() -> None:
     value = [{"value": 1, "mean": 0.5, "sd": 0.1, "n": 3}]
     knobs = [{"name": n, "values": value, "importance": i} for n, i in [("low", 0.1), ("top", 0.9)]]
-    body = report.beliefs(knobs).body
+    body = beliefs_on.beliefs(knobs).body
     assert body.index(">top<") < body.index(">low<")
 
 
@@ -337,10 +407,10 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert before.startswith(b"<!DOCTYPE html>")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
-    def fails(self: Path, target: Path) -> None:
+    def fails(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", fails)
+    monkeypatch.setattr("os.replace", fails)
     with pytest.raises(OSError, match="disk full"):
         write_report(path, title="Other", sections=[])
     assert path.read_bytes() == before
@@ -349,7 +419,7 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_importing_the_report_loads_nothing_slow() -> None:
     code = (
-        "import sys, audio.report; "
+        "import sys, audio.report, audio.search_report; "
         "print({'matplotlib', 'PIL', 'torch', 'librosa', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import pytest
 from rl.knobs import knob_episode
 from rl.model import RELATIONS, ModelSettings, RewardModel
 from rl.model_tuner import DynaQ
+from rl.records import RecordError, read_earlier
 from rl.samplers import make_sampler
 from rl.space import Knob, SearchSpace
-from rl.studies import SearchError, read_earlier
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = SearchSpace([Knob(name, tuple(range(4))) for name in "abcde"])
@@ -88,12 +88,12 @@ def test_an_earlier_study_is_read_from_its_file(tmp_path: Path) -> None:
     expected = [(t.params, -t.value) for t in study.trials[:3]]
     assert read_earlier(str(path)) == read_earlier(str(tmp_path)) == expected
     assert read_earlier(f"{path}#mine") == expected
-    with pytest.raises(SearchError, match=r"holds the studies mine; add #NAME"):
+    with pytest.raises(RecordError, match="holds no study 'other'; there are: mine"):
         read_earlier(f"{path}#other")
-    with pytest.raises(SearchError, match="there is no such study"):
+    with pytest.raises(RecordError, match="no such file"):
         read_earlier(str(tmp_path / "no.db"))
     (tmp_path / "text.db").write_text("this is no database, but long enough to be read as one")
-    with pytest.raises(SearchError, match=r"text.db: holds no Optuna study"):
+    with pytest.raises(RecordError, match=r"text.db: neither an SQLite file"):
         read_earlier(str(tmp_path / "text.db"))
 
 

@@ -306,10 +306,11 @@ def test_predict_reads_folders_long_files_and_names_what_it_cannot_use(
 
 def test_the_readme_s_python_runs(model: Path, corpus: Path) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     clip = next(corpus.glob("*/*.wav"))
     names: dict[str, object] = {}
-    exec(block.replace("runs/model", str(model)).replace("clip.wav", str(clip)), names)
+    for block in blocks:
+        exec(block.replace("runs/model", str(model)).replace("clip.wav", str(clip)), names)
     assert np.shape(names["probabilities"]) == (1, 10)
     assert np.sum(names["probabilities"]) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
 
@@ -370,8 +371,14 @@ def test_search_finds_fits_and_reports(
     command = ["search", str(corpus), "--out", str(out), "--space", "quick", "--agent", agent]
     command += ["--trials", "4", "--workers", "1", "--finalists", "1", "--replicates", "2"]
     command += ["--hop-length", "320", "--epochs", "1"]
+    n_parts = 0
+    if agent == "q-learning":
+        command += ["--rotate-validation", "--pruner", "halving"]
     assert cli.main(command) == 0
-    summary = last_line(capsys)
+    said = capsys.readouterr()
+    if agent == "q-learning":
+        n_parts = int(said.err.split("validation rotates over ")[1].split()[0])
+    summary = json.loads(said.out.splitlines()[-1])
     results = json.loads((out / "results.json").read_text())
     assert [trial["number"] for trial in results["trials"]] == [0, 1, 2, 3]
     assert results["trials"][0]["default"]
@@ -379,7 +386,11 @@ def test_search_finds_fits_and_reports(
     assert len(set(chosen)) == 4
     assert any(f["is_default"] for f in results["finalists"])
     means = [f["mean"] for f in results["finalists"]]
-    assert results["best"]["mean"] == max(means)
+    if agent == "epsilon-greedy":
+        assert results["best"]["believed"] == max(f["believed"] for f in results["finalists"])
+    else:
+        assert all(0 <= mean <= 1 for mean in means)
+        assert [t["block"] for t in results["trials"]] == [k % n_parts for k in range(4)]
     assert summary["best"]["values"] == results["best"]["values"]
     assert "test" in results["model"]
     page = (out / "report.html").read_text()
@@ -395,6 +406,26 @@ def test_search_finds_fits_and_reports(
     ]
     assert len(longer["trials"]) == 5
     results = longer
+    page = (out / "report.html").read_text()
+    for title in ("What matters", "What each setting is believed to do", "What it cost"):
+        assert title in page
+    assert ("The evidence" in page) == (not results["best"]["is_default"])
+    assert "How the trials learnt" not in page  # a single epoch is no curve
+    own = f"What {agent} itself keeps of each setting"
+    assert own in page  # these agents keep a table of their own
+    capsys.readouterr()
+    assert cli.main(["report", str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+    assert last_line(capsys)["best"] == results["best"]["values"]
+    (out / "results.json").rename(out / "kept.json")  # as if the search were not done yet
+    assert cli.main(["report", str(out / "study.db")]) == 0
+    printed = capsys.readouterr()
+    assert "5 trials (5 complete)" in printed.out
+    unfinished = (out / "report.html").read_text()
+    assert "A search so far" in unfinished
+    assert "The final round so far" in unfinished
+    assert own in unfinished
+    (out / "kept.json").rename(out / "results.json")
     recommended = json.loads((out / "recommended.json").read_text())["settings"]
     fitted = json.loads((out / "model" / "config.json").read_text())["settings"]
     for knob, value in results["best"]["values"].items():

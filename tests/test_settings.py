@@ -115,6 +115,10 @@ def test_a_whole_float_of_a_count_is_the_same_setting():
         ),
         ({"mean_db": -30.0}, ("mean_db", "normalisation=dataset", "leave them out")),
         ({"std_db": 3.0, "normalisation": "none"}, ("std_db", "not none")),
+        (
+            {"pcen_gain": 0.5, "compression": "cube-root"},
+            ("pcen_gain=0.5", "compression=pcen", "not cube-root", "leave it out"),
+        ),
         ({"window": "boxcar"}, ("window='boxcar'", "hann, hamming, blackman")),
     ],
 )
@@ -275,6 +279,10 @@ SPECTROGRAM_CASES = {
     "mel_scale": ({"mel_norm": "none"}, "htk", "kaldi"),
     "mel_norm": ({}, "slaney", "none"),
     "compression": ({}, "db", "cube-root"),
+    "pcen_gain": ({"compression": "pcen"}, 0.98, 0.5),
+    "pcen_bias": ({"compression": "pcen"}, 2.0, 10.0),
+    "pcen_power": ({"compression": "pcen"}, 0.5, 0.25),
+    "pcen_time_constant_s": ({"compression": "pcen"}, 0.4, 0.05),
     "floor_db": ({"top_db": None}, -100.0, -20.0),
     "top_db": ({}, 80.0, 5.0),
     "past_end_db": ({}, None, 0.0),

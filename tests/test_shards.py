@@ -1,0 +1,150 @@
+"""Memory-mapped shards: what is in them, whose it is, and what a kill or a full disk leaves."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio import shards
+from audio.clips import ManifestError
+from audio.images import read_picture
+from audio.shards import open_shards
+from scripts import cli
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    """Forty clips of two classes, one of them no sound."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "clips" / f"class {i % 2}" / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.normal(0, 0.02 * (1 + i % 5), 8000), 16000)
+    (tmp_path / "clips" / "class 1" / "7.wav").write_text("no sound")
+    return tmp_path / "clips"
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(shards, "_SHARD_ROWS", 6)
+
+
+def convert(corpus, out, *more) -> int:
+    return cli.main(["convert", str(corpus), "--out", str(out), "--n-mels", "24", *more])
+
+
+def test_shards_hold_the_levels_of_the_pictures_under_their_labels(corpus, tmp_path):
+    assert convert(corpus, tmp_path / "png") == 3
+    pictures = {}
+    for table in (tmp_path / "png").glob("*/metadata.csv"):
+        with table.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                picture = read_picture(table.parent / row["file_name"])
+                pictures[row["source"]] = (row["label"], table.parent.name, picture)
+    assert len(pictures) == 39
+    for form in ("uint8", "float16"):
+        assert convert(corpus, tmp_path / form, "--format", form) == 3
+        found = open_shards(tmp_path / form)
+        assert {row["source"] for row in found.rows} == set(pictures)
+        for i, row in enumerate(found.rows):
+            label, split, picture = pictures[row["source"]]
+            assert (row["label"], row["split"], int(row["n_valid"])) == (label, split, 8000)
+            stored = found.stored(i)
+            assert stored.dtype == np.dtype(form)
+            assert isinstance(stored.base, np.memmap)
+            if form == "uint8":
+                assert np.array_equal(stored, picture.pixels)
+                assert np.allclose(found[i], picture.level, atol=1e-4)
+            else:
+                half_a_step = (picture.high - picture.low) / 255 / 2
+                assert np.abs(found[i] - picture.level).max() < half_a_step + 0.04
+
+
+def test_a_torch_loader_takes_a_split(corpus, tmp_path):
+    import torch
+
+    convert(corpus, tmp_path / "o", "--format", "uint8")
+    found = open_shards(tmp_path / "o")
+    train = found.in_split("train")
+    assert 0 < len(train) < len(found)
+    assert set(train.labels) == {"class 0", "class 1"}
+    batches = list(torch.utils.data.DataLoader(train, batch_size=8))
+    assert sum(len(batch) for batch in batches) == len(train)
+    assert batches[0].shape[1:] == train[0].shape
+    assert batches[0].dtype == torch.float32
+    assert np.array_equal(train[-1], train[len(train) - 1])
+    with pytest.raises(IndexError):
+        train[len(train)]
+
+
+def test_numpy_alone_reads_a_shard(corpus, tmp_path):
+    convert(corpus, tmp_path / "o", "--format", "float16")
+    for path in (tmp_path / "o").glob("*/shard-*.npy"):
+        levels = np.load(path)
+        with path.with_suffix(".csv").open(newline="") as lines:
+            assert len(list(csv.DictReader(lines))) == len(levels) <= 6
+
+
+def test_whole_shards_are_kept_and_the_rest_is_made_again(corpus, tmp_path, capsys):
+    out = tmp_path / "o"
+    assert convert(corpus, out, "--format", "uint8") == 3
+    capsys.readouterr()
+    made = sorted(out.glob("*/shard-*.npy"))
+    before = {path: path.read_bytes() for path in made}
+    index = (out / "index.csv").read_bytes()
+    kept = {path: path.stat().st_mtime_ns for path in made[2:]}
+    for gone in (*made[:2], out / "results.json", out / "index.csv"):
+        gone.unlink()
+    made[0].with_name(made[0].name + ".part").write_bytes(b"torn")
+    assert convert(corpus, out, "--format", "uint8") == 3
+    captured = capsys.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
+    assert (result["pictures"], result["failed"]) == (39, 1)
+    assert "7.wav" in captured.err
+    assert 0 < result["new"] <= 12
+    assert {path: path.read_bytes() for path in made} == before
+    assert (out / "index.csv").read_bytes() == index
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_full_disk_leaves_whole_shards_alone(corpus, tmp_path, monkeypatch, capsys):
+    """posix_fallocate reports it; a mapped page of a full disk would kill the process."""
+    reserve, n = os.posix_fallocate, [0]
+
+    def full(file, offset, size):
+        n[0] += 1
+        if n[0] > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(file, offset, size)
+
+    monkeypatch.setattr("audio.shards.os.posix_fallocate", full)
+    out = tmp_path / "o"
+    assert convert(corpus, out, "--format", "uint8", "--workers", "1") == 1
+    monkeypatch.setattr("audio.shards.os.posix_fallocate", reserve)
+    assert "the disk is full" in capsys.readouterr().err
+    assert not list(out.rglob("*.part"))
+    with pytest.raises(ManifestError, match="no finished folder of shards"):
+        open_shards(out)
+    assert convert(corpus, out, "--format", "uint8") == 3
+    assert len(open_shards(out)) == 39
+
+
+def test_shards_in_colour_or_turned_are_refused(corpus, tmp_path, capsys):
+    for more in (["--colormap", "magma"], ["--orientation", "sideways"]):
+        assert convert(corpus, tmp_path / "o", "--format", "uint8", *more) == 1
+        assert "leave them out" in capsys.readouterr().err.lower()
+    assert not (tmp_path / "o").exists()
+
+
+def test_other_settings_in_a_folder_of_shards_are_refused(corpus, tmp_path, capsys):
+    assert convert(corpus, tmp_path / "o", "--format", "uint8") == 3
+    assert convert(corpus, tmp_path / "o", "--format", "float16") == 1
+    assert "format (uint8 there, float16 here)" in capsys.readouterr().err
