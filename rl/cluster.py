@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -207,6 +208,9 @@ def _connected(nodes: Nodes) -> Any:
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
+        host, _, port = nodes.address.removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray itself would knock for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(
             address=nodes.address, namespace="melbandit", log_to_driver=False,
             logging_level=logging.ERROR, ignore_reinit_error=True,

@@ -192,7 +192,7 @@ def run_search(
             finalists = _finals(workers, counted, finals, chosen, stop, look)
         finally:
             workers.close()
-            look()
+            look(last=True)
         return SearchResult(
             settings=settings,
             trials=tuple(_record(counted, trial) for trial in counted.get_trials(deepcopy=False)),
@@ -450,13 +450,18 @@ class _Lookout:
             if t.state.is_finished()
         }
         self._pulses = [Pulse(place.dead_s) for _ in studies]
-        self._looked = -math.inf
+        self._looked = self._felt = -math.inf
 
-    def __call__(self) -> None:
+    def __call__(self, last: bool = False) -> None:
+        now = time.monotonic()
+        if self.place.is_shared and not last:  # not to ask a server without end
+            if now < self._looked + min(1.0, self.place.beat_s):
+                return
+            self._looked = now
         if self.on_trial is not None:
             self._tell(self.on_trial)
-        if self.place.is_shared and time.monotonic() > self._looked + self.place.beat_s:
-            self._looked = time.monotonic()
+        if self.place.is_shared and now > self._felt + self.place.beat_s:
+            self._felt = now
             for study, pulse in zip(self.studies, self._pulses, strict=True):
                 for trial in pulse.dead(study.get_trials(deepcopy=False)):
                     who = trial.user_attrs.get("pid")

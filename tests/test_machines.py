@@ -75,7 +75,7 @@ def main(order: str) -> None:
     for name in names:
         result = run_search(
             LARGE if told["large"] else SPACE,
-            Slow(folder, dies_at=tuple(told["dies_at"])),
+            Slow(folder, dies_at=tuple(told["dies_at"]), ends_at=tuple(told["ends_at"])),
             SearchSettings(**told["settings"]),
             Place(told["storage"], name, beat_s=0.2, dead_s=5.0),
         ).to_json()
@@ -83,12 +83,12 @@ def main(order: str) -> None:
 
 
 def machine(folder: Path, storage: str, names: list[str], number: int, *, together: int = 1,
-            large: bool = False, dies_at: tuple[int, ...] = (),
+            large: bool = False, dies_at: tuple[int, ...] = (), ends_at: tuple[int, ...] = (),
             settings: SearchSettings = TRIALS) -> subprocess.Popen:  # fmt: skip
     """Start a machine on studies, one after another."""
     order = {
         "folder": str(folder), "storage": storage, "names": names, "machine": number,
-        "together": together, "large": large, "dies_at": dies_at,
+        "together": together, "large": large, "dies_at": dies_at, "ends_at": ends_at,
         "settings": {"agent": settings.agent, "trials": settings.trials,
                      "minutes": settings.minutes, "workers": 1,
                      "finalists": settings.finalists, "replicates": settings.replicates},
@@ -164,6 +164,19 @@ def test_a_machine_killed_in_a_training_loses_and_doubles_nothing(
     assert anew.wait(300) == 0
     assert outcome(tmp_path, name, dead) == result
     check_whole(storage, name, result, 8)
+
+
+@pytest.mark.parametrize("where", ["trial", "final"])
+def test_what_a_stopped_machine_leaves_the_other_does(
+    server: str, where: str, tmp_path: Path
+) -> None:
+    name = f"stopped-in-a-{where}"
+    seed = trial_seed(0, 3) if where == "trial" else final_seeds(0, 2)[1]
+    both = [machine(tmp_path, server, [name], i, together=2, ends_at=(seed,)) for i in range(2)]
+    assert sorted(m.wait(300) for m in both) == [0, 1]
+    result = outcome(tmp_path, name, [m.returncode for m in both].index(0))
+    check_whole(server, name, result, 8)
+    assert not any("retry_of" in t for t in result["trials"])  # no one died
 
 
 def test_a_training_that_kills_twice_has_failed(storage: str, tmp_path: Path) -> None:
