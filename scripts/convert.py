@@ -60,6 +60,9 @@ class Convert:
     """Threads; 0 is one a core."""
     device: str = "cpu"
     """What computes the mel transform: cpu, auto, cuda or cuda:N."""
+    ray: str | None = None
+    """Spread the clips over a Ray cluster: host:port, ray://host:port, auto, or local. Clips and
+    --out must lie where every node sees them under the same path."""
     overwrite: bool = False
     """Start over in a folder that holds another run."""
     corpus: CorpusSettings = CorpusSettings()
@@ -172,6 +175,11 @@ def _check_outputs(command: Convert) -> None:
     """
     if command.colormap is not None:
         _check_colormap(command.colormap)
+    if command.ray is not None and (command.format != "png" or command.device != "cpu"):
+        raise SettingsError(
+            f"ray={command.ray} writes pictures by processors; leave out --format and --device, or "
+            "--ray."
+        )
     if command.workers < 0:
         raise SettingsError(f"workers={command.workers} must be 0 (one a core) or more.")
     if command.format != "png" and (command.colormap or command.orientation != "upright"):
@@ -225,10 +233,22 @@ def _converted(
     """Send the clips of `todo` to a sink, with a bar; returns what became of them."""
     from audio.conversion import convert_clips, on_device
 
-    log_mel = None if command.device == "cpu" else on_device(settings, command.device)
     n, n_before = len(manifest), len(manifest) - len(todo)
     with progress("convert") as draw:
         draw(n_before, n)
+        if command.ray is not None:
+            from audio.cluster_conversion import convert_on_cluster
+
+            return convert_on_cluster(
+                command.ray,
+                manifest.clips,
+                todo,
+                settings,
+                sink,
+                cut=command.cut,
+                progress=lambda done: draw(n_before + done, n),
+            )
+        log_mel = None if command.device == "cpu" else on_device(settings, command.device)
         return convert_clips(
             manifest.clips,
             todo,
