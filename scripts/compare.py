@@ -157,13 +157,15 @@ def _chart(name: str, made: dict[str, Any]) -> bytes:
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
         figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-        titles = {"observed": "best observed", "modelled": "recommended by the reward model"}
+        titles = {"observed": "best observed", "modelled": "recommended by the model"}
         for axes, (what, title) in zip(
             figure.subplots(1, 2, sharey=True), titles.items(), strict=True
         ):
-            for tuner, row in made["tuners"].items():
+            for i, (tuner, row) in enumerate(made["tuners"].items()):
                 trials, regret = zip(*row[what]["curve"], strict=True)
-                axes.plot(trials, regret, label=tuner, lw=2 if tuner.startswith("dyna") else 1)
+                color = matplotlib.colormaps["tab20"](2 * i % 20 + 2 * i // 20)
+                width = 2 if tuner.startswith("dyna") else 1
+                axes.plot(trials, regret, label=tuner, lw=width, color=color)
             axes.set(xscale="log", xlabel="trainings", title=f"{name}: {title}")
             axes.grid(alpha=0.3)
         figure.axes[0].set_ylabel("regret (0 best, 1 average)")
