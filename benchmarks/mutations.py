@@ -3,7 +3,7 @@
 `python -m benchmarks.mutations` copies the package and its tests to a temporary folder,
 applies each mutation there by itself, and prints which test caught it. It ends with
 exit code 1 if one was caught by none. `python -m benchmarks.mutations discount` runs
-those whose name holds the word.
+those whose name holds the word, of several those that hold any.
 """
 # ruff: noqa: E501 - texts of the code that is changed
 
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LONGEST_S = 120
+"""As it stands, each file's tests take a few seconds; a broken agent may never find its goal."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,14 @@ def caught_by(mutation: Mutation, folder: Path) -> str | None:
     path.write_text(right.replace(mutation.right, mutation.wrong), encoding="utf-8")
     try:
         for name in mutation.tests.split():
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider",
-                 f"tests/test_rl_{name}.py"],
-                cwd=folder, capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider",
+                     f"tests/test_rl_{name}.py"],
+                    cwd=folder, capture_output=True, text=True, check=False, timeout=LONGEST_S,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return f"tests/test_rl_{name}.py did not end in {LONGEST_S} s"
             if done.returncode not in (0, 1):
                 raise ValueError(f"{mutation.name}: pytest could not run: {done.stdout[-2000:]}")
             if done.returncode:
@@ -204,8 +209,8 @@ def caught_by(mutation: Mutation, folder: Path) -> str | None:
     return None
 
 
-def main(word: str = "") -> int:
-    """Apply the mutations whose name holds `word`; returns an exit code."""
+def main(*words: str) -> int:
+    """Apply the mutations whose name holds one of the words, or all; returns an exit code."""
     survived = 0
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -213,7 +218,11 @@ def main(word: str = "") -> int:
             shutil.copytree(ROOT / name, folder / name,
                             ignore=shutil.ignore_patterns("__pycache__", "landscapes"))  # fmt: skip
         shutil.copy(ROOT / "pyproject.toml", folder)
-        chosen = [mutation for mutation in MUTATIONS if word in mutation.name]
+        chosen = [
+            mutation
+            for mutation in MUTATIONS
+            if not words or any(word in mutation.name for word in words)
+        ]
         for mutation in chosen:
             test = caught_by(mutation, folder)
             survived += test is None
@@ -223,4 +232,4 @@ def main(word: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))
+    sys.exit(main(*sys.argv[1:]))

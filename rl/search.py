@@ -491,5 +491,6 @@ def _record(study: Study, trial: FrozenTrial) -> dict[str, Any]:
         "values": trial.params,
         "score": trial.value if trial.state == TrialState.COMPLETE else None,
         "stopped_after": trial.last_step if trial.state == TrialState.PRUNED else None,
+        "reached": trial.value if trial.state == TrialState.PRUNED else None,
         **attrs,
     }

@@ -302,7 +302,10 @@ def _shown(budget: SearchSettings, draw: Any) -> Any:
             best, mark = score, " (best so far)"
         what = "the default setting" if row.get("default") else json.dumps(row["values"])
         error = f": {row['error']}" if row.get("error") else ""
-        say(f"trial {row['number']}: {_score(score)}{mark}{error}, {what}")
+        came_to = f"{_score(score)}{mark}{error}"
+        if row["state"] == "pruned":
+            came_to = f"ended after epoch {row['stopped_after']} at {_score(row['reached'])}"
+        say(f"trial {row['number']}: {came_to}, {what}")
         if budget.trials is not None:
             draw(row["number"] + 1, budget.trials)
 
