@@ -492,3 +492,16 @@ def test_agents_choose_settings_knob_by_knob() -> None:
     while not ended:
         state, _, ended, _, info = environment.step(agent.greedy(state, info["action_mask"]))
     assert info["setting"] == {"a": 2, "b": "y", "c": 1}
+
+
+def test_a_trace_ends_with_its_episode() -> None:
+    for update in ("td", "sarsa"):
+        agent = make(update, "step", Lambda(0.9))
+        learnt = agent.v.read if update == "td" else agent.q
+        agent.start(0)
+        agent.step(1.0, 1, terminal=True)
+        kept = list(learnt(0))
+        agent.start(2)
+        agent.step(5.0, 3, terminal=True)  # nothing of this is owed to state 0
+        assert list(learnt(0)) == kept, update
+        assert any(learnt(2)), update
