@@ -48,7 +48,7 @@ def storage(
     if request.param == "postgresql":
         yield request.getfixturevalue("server")
     elif request.param == "grpc-postgresql":
-        with proxy(request.getfixturevalue("server")) as address:
+        with postgresql() as behind, proxy(behind) as address:  # its own: names are used once
             yield address
     else:
         file = tmp_path_factory.mktemp("proxy") / "studies.db"
