@@ -303,7 +303,7 @@ def _shown(budget: SearchSettings, draw: Any) -> Any:
         what = "the default setting" if row.get("default") else json.dumps(row["values"])
         error = f": {row['error']}" if row.get("error") else ""
         came_to = f"{_score(score)}{mark}{error}"
-        if row["state"] == "pruned":
+        if row.get("state") == "pruned":
             came_to = f"ended after epoch {row['stopped_after']} at {_score(row['reached'])}"
         say(f"trial {row['number']}: {came_to}, {what}")
         if budget.trials is not None:
