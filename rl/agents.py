@@ -15,6 +15,7 @@ as often as `frequency` says, moves values towards targets that look as far ahea
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -85,7 +86,7 @@ def _episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
-class Learner:
+class Learner(ABC):
     """What all agents share: when to learn, from which steps, and towards what.
 
     A subclass says which action to take, what the state after a step is worth, whether what
@@ -124,27 +125,27 @@ class Learner:
 
     # What a subclass says.
 
+    @abstractmethod
     def choose(self, state: Any, legal: Mask) -> int:
         """Return the action to take in `state`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def following(self, step: Step) -> float:
         """Return the estimate of the state after a step that is not the last."""
-        raise NotImplementedError
 
     def carries(self, step: Step, after: Step) -> bool:
         """Return whether the action after `step` is one that the policy learnt would take."""
         return True
 
+    @abstractmethod
     def move(self, step: Step, target: float, t: int) -> None:
         """Move what is learnt towards `target`; the step was number `t` of its episode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learn_by_trace(self, step: Step) -> None:
         """Learn from a step, crediting those before it by their traces."""
-        raise NotImplementedError
 
-    def before_update(self) -> None:
+    def before_update(self) -> None:  # noqa: B027 - most have nothing to do
         """Called before the targets of an update are computed."""
 
     # What an environment's loop calls.

@@ -8,6 +8,7 @@ it acts with.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from rl.mdp import Ints
 from rl.policies import Floats, Schedule, from_json, own_generator, to_json
 
 
-class Bandit:
+class Bandit(ABC):
     """What all bandits share: estimates of the arms' worths, and drawing an arm.
 
     Args:
@@ -42,9 +43,9 @@ class Bandit:
         """Steps so far."""
         self._run = np.arange(runs)
 
+    @abstractmethod
     def probabilities(self) -> Floats:
         """Return the probability of each arm, (runs, k); each row sums to 1."""
-        raise NotImplementedError
 
     def act(self) -> Ints:
         """Return an arm for each run, int64 (runs,), drawn with these probabilities."""
