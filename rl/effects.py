@@ -84,16 +84,15 @@ class Effects:
     """What a reward model believes of knobs and pairs, averaged exactly over the space.
 
     Args:
-        model: of this study's trials alone: nothing pending, no earlier studies, and nothing that
-            a setting has to itself.
+        model: of this study's trials alone: nothing pending, no earlier studies.
 
     Raises:
         ValueError: the model is of another kind.
     """
 
     def __init__(self, model: RewardModel) -> None:
-        if model.settings.own or len(model._indicators) != model.n_trials:
-            raise ValueError("effects are known of models with own=0 and of finished trials alone.")
+        if len(model._indicators) != model.n_trials:
+            raise ValueError("effects are known of models of finished trials alone.")
         self.model = model
         self.space = space = model.space
         self.n_knobs = len(space.knobs)

@@ -39,8 +39,6 @@ class ModelSettings:
     """Weight of pairs of knobs."""
     noise: float = 0.25
     """Variance of one reward about the model."""
-    own: float = 0.0
-    """Weight of what a setting has to itself, beyond its knobs and pairs."""
 
 
 def standardised(rewards: Sequence[float]) -> tuple[Floats, float, float]:
@@ -170,8 +168,6 @@ class RewardModel:
         made = n_equal * (pair if n > 1 else 0.0)
         made += single
         made *= n_equal
-        if self.settings.own:
-            made += self.settings.own * (n_equal == n)
         return np.asarray(made)
 
     def likeness(self, codes: Codes) -> Floats:
@@ -188,7 +184,7 @@ class RewardModel:
 
     def doubt(self, likeness: Floats) -> Floats:
         """Return the posterior deviation, standardised."""
-        prior = self.settings.main + self.settings.pair + self.settings.own
+        prior = self.settings.main + self.settings.pair
         known = ((likeness @ self._precision) * likeness).sum(axis=1)
         return np.asarray(np.sqrt(np.maximum(prior - known, 0.0)))
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from rl.knobs import knob_episode
-from rl.model import RELATIONS, ModelSettings, RewardModel
+from rl.model import RELATIONS, RewardModel
 from rl.model_tuner import DynaQ
 from rl.records import RecordError, read_earlier
 from rl.samplers import make_sampler
@@ -136,13 +136,3 @@ def test_expected_improvement_a_second_is_the_integral() -> None:
     likely = improvement > 0.02  # where the draws tell
     shift = (found - expected)[likely]
     np.testing.assert_allclose(shift, shift.mean(), atol=0.05)
-
-
-def test_what_a_setting_has_to_itself_is_told_from_noise_by_repeats() -> None:
-    codes = np.repeat(EVERY[[0, 700]], 8, axis=0)
-    rewards = [1.0] * 8 + [-1.0] * 8
-    near = EVERY[[0, 1]]  # one knob apart
-    plain = RewardModel(SPACE, codes, rewards)
-    own = RewardModel(SPACE, codes, rewards, settings=ModelSettings(own=3.0))
-    gap = [float(np.diff(-m.posterior(near)[0])[0]) for m in (plain, own)]
-    assert gap[1] > gap[0] + 0.05

@@ -154,8 +154,7 @@ def test_equal_scores_make_nothing_important() -> None:
 def test_models_of_another_kind_are_refused() -> None:
     codes = PLAIN.draw(np.random.default_rng(0), 6)
     scores = list(range(6))
-    for kind in ({"settings": ModelSettings(own=1.0)}, {"earlier": [(codes, scores)]},
-                 {"pending": codes}):  # fmt: skip
+    for kind in ({"earlier": [(codes, scores)]}, {"pending": codes}):
         with pytest.raises(ValueError, match="finished trials alone"):
             Effects(RewardModel(PLAIN, codes, scores, **kind))
 
