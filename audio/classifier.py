@@ -25,8 +25,8 @@ from audio.backbones import (
     is_checkpoint,
     load_checkpoint,
     network_logits,
-    scratch_network,
 )
+from audio.scratch import scratch_network
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
 from audio.waveform import Waveform, fit_length, window_starts
@@ -94,7 +94,11 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             else:
                 network = None
                 description = scratch_network(
-                    training.backbone, n_labels=len(labels), dropout=training.dropout, **geometry
+                    training.backbone,
+                    n_labels=len(labels),
+                    dropout=training.dropout,
+                    size=training.size,
+                    **geometry,
                 )
             model = cls(
                 SpectrogramClassifierConfig(
