@@ -28,12 +28,13 @@ from audio.augment import (
     mix_targets,
 )
 from audio.classifier import SpectrogramClassifier
+from audio.examples import SoundExamples, resolve
 from audio.levels import levels_only
 from audio.metrics import scores_of
+from audio.optimisation import CLIP_NORM, learning_rate
 from audio.settings import Settings, SettingsError
 from audio.spectrogram import LogMel
 from audio.stack import NetworkStack
-from audio.train import CLIP_NORM, SoundExamples, learning_rate, resolve
 from audio.waveform import Waveform, window_starts
 
 _BETAS = (0.9, 0.98)

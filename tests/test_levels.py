@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from audio.classifier import SpectrogramClassifier
+from audio.examples import SoundExamples
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.settings import AugmentationSettings, Settings, SpectrogramSettings
-from audio.train import SoundExamples, fine_tune
+from audio.train import fine_tune
 from tests.conftest import randomise
 
 RATE = 8000

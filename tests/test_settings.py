@@ -22,6 +22,7 @@ from audio.augment import (
     draw_waveform,
     mix_targets,
 )
+from audio.examples import SoundExamples, resolve
 from audio.settings import (
     AST_PRESET,
     WHISPER_PRESET,
@@ -32,7 +33,7 @@ from audio.settings import (
     TrainingSettings,
 )
 from audio.spectrogram import LogMel
-from audio.train import SoundExamples, fine_tune, resolve
+from audio.train import fine_tune
 
 GROUPS = (SpectrogramSettings, AugmentationSettings, TrainingSettings)
 SMALL = {"clip_s": 0.1, "n_fft": 256, "win_length": 256, "hop_length": 128, "n_mels": 16}

@@ -11,10 +11,11 @@ import torch
 
 from audio.backbones import BackboneError, network_logits
 from audio.classifier import SpectrogramClassifier
+from audio.examples import SoundExamples
 from audio.settings import Settings, SettingsError
 from audio.stack import NetworkStack
 from audio.stack_training import fine_tune_many
-from audio.train import SoundExamples, fine_tune, score
+from audio.train import fine_tune, score
 from data.synthetic import SyntheticSettings, write_corpus
 from rl.landscape import Landscape
 from scripts import landscape as script

@@ -11,19 +11,12 @@ import torch
 
 from audio.backbones import head_parameters
 from audio.classifier import SpectrogramClassifier
+from audio.examples import PictureExamples, SoundExamples, resolve
 from audio.images import level_range, to_pixels
+from audio.optimisation import class_weight, learning_rate
 from audio.settings import AugmentationSettings, Settings, SettingsError
 from audio.spectrogram import LogMel
-from audio.train import (
-    PictureExamples,
-    SoundExamples,
-    _class_weight,
-    _loss,
-    fine_tune,
-    learning_rate,
-    resolve,
-    score,
-)
+from audio.train import _loss, fine_tune, score
 
 RATE = 8000
 SMALL = {"sample_rate_hz": RATE, "clip_s": 0.2, "n_fft": 256, "win_length": 256}
@@ -169,14 +162,14 @@ def test_balanced_weights_are_scikit_learns():
 
     targets = np.array([0] * 12 + [1] * 3 + [2] * 5)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
-    weight = _class_weight(targets, 3, "balanced")
+    weight = class_weight(targets, 3, "balanced")
     assert weight.tolist() == pytest.approx(expected.tolist())
     assert weight.numpy()[targets].mean() == pytest.approx(1)
-    assert _class_weight(targets, 3, "none") is None
+    assert class_weight(targets, 3, "none") is None
 
 
 def test_balanced_weights_are_finite_for_a_class_without_clips():
-    weight = _class_weight(np.array([0, 0, 1]), 3, "balanced")
+    weight = class_weight(np.array([0, 0, 1]), 3, "balanced")
     assert torch.isfinite(weight).all()
     assert weight[:2].tolist() == pytest.approx([0.75, 1.5])  # by hand: 3 clips / 2 classes / n
 
@@ -209,7 +202,7 @@ def test_the_loss_is_the_cross_entropy_of_smoothed_mixed_labels(
     model = SpectrogramClassifier.from_settings(wanted, LABELS).eval()
     train, rows = tones(7, seconds=0.4), np.array([0, 1, 5, 6])
     train = replace(train, waveforms=[w[:1600] for w in train.waveforms])
-    weight = _class_weight(train.targets, 3, class_weights)
+    weight = class_weight(train.targets, 3, class_weights)
     with torch.no_grad():
         found = _loss(model, train, rows, wanted, np.random.default_rng(3), weight)
 

@@ -1,0 +1,54 @@
+"""How the weights are moved: which of them, by how much, and which clips weigh more."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from audio.backbones import head_parameters
+from audio.classifier import SpectrogramClassifier
+from audio.settings import Settings
+
+_WARM_UP = 0.1  # share of the steps
+CLIP_NORM = 1.0
+
+
+def make_optimiser(
+    model: SpectrogramClassifier, settings: Settings
+) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    """Return the parameters that are fitted, and AdamW over them; the rest is frozen."""
+    if settings.training.freeze_backbone:
+        model.network.requires_grad_(False)
+        for parameter in head_parameters(model.network):
+            parameter.requires_grad_(True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in parameters if p.ndim >= 2],
+            "weight_decay": settings.training.weight_decay,
+        },
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    rate = settings.training.learning_rate
+    return parameters, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
+
+
+def class_weight(targets: NDArray[np.int64], n_labels: int, rule: str) -> Tensor | None:
+    """Return weights whose mean over the training clips is 1, float32 (n_labels,), or None."""
+    if rule == "none":
+        return None
+    count = np.bincount(targets, minlength=n_labels)
+    weight = len(targets) / (np.count_nonzero(count) * np.maximum(count, 1))
+    return torch.from_numpy(weight.astype(np.float32))
+
+
+def learning_rate(step: int, n_steps: int, settings: Settings) -> float:
+    """Return the step size: linear warm-up, then half a cosine to zero."""
+    peak, warm = settings.training.learning_rate, max(1, round(_WARM_UP * n_steps))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, n_steps - warm)))
