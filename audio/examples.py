@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio.augment import apply_waveform, draw_waveform
+from audio.backgrounds import Backgrounds, read_backgrounds
 from audio.classifier import SpectrogramClassifier, mean_by_clip
 from audio.images import from_pixels
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
@@ -44,11 +46,15 @@ class SoundExamples:
     """Clips as waveforms at the model's rate; float32 (n_samples,) each, any length.
 
     cache: keeps the levels of the clips as they are, for the next epoch and the next fit.
+    recordings: keeps what is heard behind clips, where the settings say so.
     """
 
     waveforms: Sequence[Waveform]
     targets: NDArray[np.int64]
     cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
+    recordings: dict[Hashable, Backgrounds] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def batch(
         self, rows: NDArray[np.int64], settings: Settings, rng: np.random.Generator | None
@@ -83,8 +89,27 @@ class SoundExamples:
             if drawn := [i for i, row in enumerate(rows) if len(self.waveforms[row]) > n]:
                 level[drawn] = model.log_mel(waveform[drawn], n_valid[drawn])
             return level, n_valid
-        waveform, n_valid = apply_waveform(waveform, n_valid, draw)
+        waveform, n_valid = apply_waveform(
+            waveform,
+            n_valid,
+            draw,
+            sample_rate_hz=model.settings.spectrogram.sample_rate_hz,
+            backgrounds=self._backgrounds(model),
+        )
         return model.log_mel(waveform, n_valid), n_valid
+
+    def _backgrounds(self, model: SpectrogramClassifier) -> Backgrounds | None:
+        """Return the recordings that the settings take backgrounds from, read once."""
+        augmentation = model.settings.augmentation
+        if not augmentation.background_percent:
+            return None
+        folder, rate = augmentation.background_folder, model.settings.spectrogram.sample_rate_hz
+        key = (folder, rate, model.device)
+        if key not in self.recordings:
+            found = read_backgrounds(Path(folder), sample_rate_hz=rate)
+            self.recordings.clear()  # of one search there is one folder; a second replaces it
+            self.recordings[key] = found.to(model.device)
+        return self.recordings[key]
 
     def middles(self, log_mel: LogMel) -> Levels | None:
         """Return the levels of each clip's middle window, unvaried; None if they take too much."""

@@ -84,6 +84,8 @@ def check_alike(settings: Sequence[Settings]) -> None:
                 raise SettingsError(f"{name}={have} beside {want} in one stack; train them apart.")
         if one.training.class_weights != "none" or one.training.freeze_backbone:
             raise SettingsError("class_weights and freeze_backbone do not go with a stack.")
+        if one.augmentation.background_percent:
+            raise SettingsError("background_percent does not go with a stack; set it to 0.")
 
 
 def fine_tune_many(
@@ -220,7 +222,11 @@ class _FrontEnds:
             what = rows.tobytes() + starts.tobytes() + _bytes(wave)
             if what not in sounds:
                 sounds[what] = len(sounds)
-                waveform, n_valid = apply_waveform(*self._windows(rows, starts), wave)
+                waveform, n_valid = apply_waveform(
+                    *self._windows(rows, starts),
+                    wave,
+                    sample_rate_hz=self.spectrogram.sample_rate_hz,
+                )
                 waveforms.append(waveform)
                 lengths.append(n_valid)
             sound_of_draw.append(sounds[what])
@@ -233,13 +239,15 @@ class _FrontEnds:
         sound_of = self._index(np.array(sound_of_draw)[self.draw_of])
         features = features[self._index(self.kind_of), sound_of]
         frames = own[sound_of]
+        shape = (features.shape[-2], features.shape[-1])
         shares = torch.stack(
             [
-                mix_targets(one_hot[self._index(r)], m)
-                for r, m in zip(rows_of_draw, masks, strict=True)
+                mix_targets(one_hot[self._index(r)], m, own[sound], shape)
+                for r, m, sound in zip(rows_of_draw, masks, sound_of_draw, strict=True)
             ]
         )[self._index(self.draw_of)]
-        if any(mask.keep < 1 for mask in masks):  # each mixture has a share of its own
+        # each mixture has a share of its own, and what is on in one draw may be off in another
+        if not all(mask.only_stripes for mask in masks):
             for i, mask in enumerate(masks):
                 models = self._index(np.flatnonzero(self.draw_of == i))
                 mine = features[models].flatten(0, 1)

@@ -127,7 +127,12 @@ def _loss(
         draw = draw_spectrogram(rng, settings.augmentation, len(rows))
         features = apply_spectrogram(features, frames, draw)
         targets = torch.from_numpy(train.targets[rows]).to(features.device)
-        shares = mix_targets(nn.functional.one_hot(targets, len(model.labels)).float(), draw)
+        shares = mix_targets(
+            nn.functional.one_hot(targets, len(model.labels)).float(),
+            draw,
+            frames,
+            (features.shape[1], features.shape[2]),
+        )
     half = settings.training.precision == "bfloat16"
     with torch.autocast(features.device.type, torch.bfloat16, enabled=half):
         logits = model.classify(features, n_valid)

@@ -135,7 +135,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
             return DONE
         use_threads(settings.training.threads)
         if pictures:
-            say("note: pictures: gain, shift, speed, noise and filter act on sound and are off.")
+            say("note: pictures: what varies the sound is off; masks, warp and mixing act.")
         else:
             clips = decode_sounds(
                 manifest,

@@ -103,6 +103,14 @@ VARIANTS = [
     {"normalisation": "dataset", "compression": "cube-root", "top_db": None},
     {"gain_db": 0.0, "shift_percent": 0.0, "frequency_mask_percent": 0.0, "time_mask_percent": 0.0},
     {"speed_percent": 20.0, "noise_percent": 50.0, "filter_db": 12.0, "mixup_percent": 50.0},
+    {
+        "pitch_semitones": 3.0,
+        "reverb_percent": 50.0,
+        "other_clip_percent": 50.0,
+        "time_warp_percent": 20.0,
+        "erase_percent": 30.0,
+        "cutmix_percent": 60.0,
+    },
     {"learning_rate": 3e-4, "weight_decay": 0.0, "label_smoothing": 0.0},
 ]
 

@@ -197,7 +197,7 @@ def test_a_fit_of_few_steps_still_takes_a_step(n_steps):
 def test_the_loss_is_the_cross_entropy_of_smoothed_mixed_labels(
     smoothing, mixup_percent, class_weights
 ):
-    off = dict.fromkeys(vars(AugmentationSettings()), 0.0)
+    off = AugmentationSettings.none().to_json()
     wanted = settings(**(off | {"mixup_percent": mixup_percent, "label_smoothing": smoothing}))
     model = SpectrogramClassifier.from_settings(wanted, LABELS).eval()
     train, rows = tones(7, seconds=0.4), np.array([0, 1, 5, 6])
