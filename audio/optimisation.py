@@ -1,13 +1,11 @@
-"""How the weights are moved: which of them, by how much, and which clips weigh more."""
+"""How the weights are moved: which of them, and by how much."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from audio.backbones import head_parameters
 from audio.classifier import SpectrogramClassifier
@@ -35,15 +33,6 @@ def make_optimiser(
     ]
     rate = settings.training.learning_rate
     return parameters, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-
-
-def class_weight(targets: NDArray[np.int64], n_labels: int, rule: str) -> Tensor | None:
-    """Return weights whose mean over the training clips is 1, float32 (n_labels,), or None."""
-    if rule == "none":
-        return None
-    count = np.bincount(targets, minlength=n_labels)
-    weight = len(targets) / (np.count_nonzero(count) * np.maximum(count, 1))
-    return torch.from_numpy(weight.astype(np.float32))
 
 
 def learning_rate(step: int, n_steps: int, settings: Settings) -> float:

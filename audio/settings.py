@@ -426,8 +426,12 @@ class TrainingSettings(SettingsGroup):
     """Share of each label spread over all classes."""
     dropout: float = setting(0.1, low=0.0, high=0.9)
     """Dropout in a network built from scratch."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Weigh each class by the inverse of its number of clips."""
+    balance: Literal["none", "weights", "root-weights", "sampling", "root-sampling", "logits"] = (
+        "none"
+    )
+    """What rare classes gain: their clips weigh more in the loss (inversely to their number, or to
+    its root), or come more often in each epoch (as often as any, or by the root of their number),
+    or the share of each class is taken out of what is learnt (logit adjustment)."""
     freeze_backbone: bool = False
     """Fit the classification head alone."""
     seed: int = setting(0, low=0, high=2**31 - 1)

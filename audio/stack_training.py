@@ -82,8 +82,8 @@ def check_alike(settings: Sequence[Settings]) -> None:
             have, want = getattr(one.training, name), getattr(first.training, name)
             if have != want:
                 raise SettingsError(f"{name}={have} beside {want} in one stack; train them apart.")
-        if one.training.class_weights != "none" or one.training.freeze_backbone:
-            raise SettingsError("class_weights and freeze_backbone do not go with a stack.")
+        if one.training.balance != "none" or one.training.freeze_backbone:
+            raise SettingsError("balance and freeze_backbone do not go with a stack.")
         if one.augmentation.background_percent:
             raise SettingsError("background_percent does not go with a stack; set it to 0.")
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from audio.augment import apply_spectrogram, draw_spectrogram, mix_targets
+from audio.balance import Balance, epoch_order, make_balance
 from audio.checkpointing import load_checkpoint, save_checkpoint
 from audio.classifier import SpectrogramClassifier
 from audio.devices import choose_device, use_threads
 from audio.examples import Examples, batches, resolve
 from audio.metrics import confusion_matrix, scores_of
-from audio.optimisation import CLIP_NORM, class_weight, learning_rate, make_optimiser
+from audio.optimisation import CLIP_NORM, learning_rate, make_optimiser
 from audio.settings import Settings
 
 
@@ -64,8 +65,7 @@ def fine_tune(
     device = choose_device(training.device)
     model = SpectrogramClassifier.from_settings(settings, labels).to(device)
     parameters, optimiser = make_optimiser(model, settings)
-    weight = class_weight(train.targets, len(labels), training.class_weights)
-    weight = None if weight is None else weight.to(device)
+    balance = make_balance(train.targets, len(labels), training.balance, device=device)
     steps_per_epoch = math.ceil(len(train.targets) / training.batch_size)
     n_steps = training.epochs * steps_per_epoch
     history: list[dict[str, float]] = []
@@ -74,7 +74,7 @@ def fine_tune(
     for epoch in range(len(history), training.epochs):
         started = time.perf_counter()
         rng = np.random.default_rng([training.seed, epoch])
-        order = rng.permutation(len(train.targets))
+        order = epoch_order(rng, train.targets, len(labels), training.balance)
         model.train()
         if training.freeze_backbone:  # else a batch norm's running means would move
             for module in model.modules():
@@ -89,7 +89,7 @@ def fine_tune(
                 rate = learning_rate(epoch * steps_per_epoch + step, n_steps, settings)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
-                loss = _loss(model, train, rows, settings, rng, weight)
+                loss = _loss(model, train, rows, settings, rng, balance)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
@@ -117,7 +117,7 @@ def _loss(
     rows: NDArray[np.int64],
     settings: Settings,
     rng: np.random.Generator,
-    weight: Tensor | None,
+    balance: Balance,
 ) -> Tensor:
     """Return the mean loss of one augmented batch."""
     with torch.no_grad():
@@ -136,10 +136,11 @@ def _loss(
     half = settings.training.precision == "bfloat16"
     with torch.autocast(features.device.type, torch.bfloat16, enabled=half):
         logits = model.classify(features, n_valid)
+    logits = logits.float() if balance.offset is None else logits.float() + balance.offset
     return nn.functional.cross_entropy(
-        logits.float(),
+        logits,
         shares,
-        weight=weight,
+        weight=balance.weight,
         label_smoothing=settings.training.label_smoothing,
     )
 

@@ -328,7 +328,7 @@ TRAINING_CASES = {
     "weight_decay": ({"learning_rate": 0.01}, 0.0, 1.0),
     "label_smoothing": ({}, 0.0, 0.2),
     "dropout": ({}, 0.0, 0.5),
-    "class_weights": ({}, "none", "balanced"),
+    "balance": ({}, "none", "weights"),
     "freeze_backbone": ({}, False, True),
     "seed": ({}, 0, 1),
     "precision": ({}, "float32", "bfloat16"),

@@ -141,7 +141,7 @@ def test_what_differs_in_shape_is_not_stacked():
     for values, name in (
         ({"n_mels": 16}, "n_mels"),
         ({"batch_size": 4}, "batch_size"),
-        ({"class_weights": "balanced"}, "class_weights"),
+        ({"balance": "weights"}, "balance"),
     ):
         with pytest.raises(SettingsError, match=name):
             fine_tune_many(train, {}, [settings(), settings(**values)], LABELS,
