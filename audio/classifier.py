@@ -29,9 +29,11 @@ from audio.backbones import (
 )
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
-from audio.waveform import Waveform, fit_length, window_starts
+from audio.windows import Waveform, fit_length, window_starts
 
 FORMAT = 1  # of the saved folder; raised when older code could no longer read it
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class ModelError(UserError):
@@ -129,14 +131,38 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             )
         if config.get("melbandit_format", 0) > FORMAT:
             raise ModelError(f"{folder}: written by a newer melbandit; upgrade to read it.")
+        lacking = [name for name in ("settings", "network", "id2label") if not config.get(name)]
+        if lacking:
+            raise ModelError(f"{config_path}: lacks {', '.join(lacking)}; copy the whole folder.")
         if not (folder / "model.safetensors").exists():
-            raise ModelError(f"{folder}: model.safetensors is missing; copy the whole folder.")
+            pickled = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLED)
+            beside = (
+                f" {pickled[0]} is not read: unpickling runs whatever code is in it."
+                if pickled
+                else ""
+            )
+            raise ModelError(
+                f"{folder}: model.safetensors is missing; copy the whole folder.{beside}"
+            )
         try:
             model, loading = cls.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         except SafetensorError as error:
-            raise ModelError(f"{folder}/model.safetensors: cannot be read ({error}).") from None
+            raise ModelError(
+                f"{folder}/model.safetensors: cannot be read as safetensors ({error}); copy the "
+                "whole folder."
+            ) from None
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{folder}/model.safetensors: of another network than config.json tells of "
+                f"({first}); copy the whole folder."
+            ) from None
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"])[:3])
             raise ModelError(f"{folder}: model.safetensors lacks {missing}; copy the whole folder.")
