@@ -17,7 +17,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from audio.classifier import FORMAT, SpectrogramClassifier
+from audio.classifier import SpectrogramClassifier
+from audio.model_config import FORMAT
 from audio.settings import Settings, SpectrogramSettings, TrainingSettings
 from scripts import cli
 
