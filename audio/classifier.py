@@ -25,9 +25,9 @@ from audio.backbones import (
     is_checkpoint,
     load_checkpoint,
     network_logits,
-    scratch_network,
 )
 from audio.model_config import FORMAT, SpectrogramClassifierConfig
+from audio.scratch import scratch_network
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
 from audio.windows import Waveform, fitted_windows, window_starts
@@ -79,7 +79,11 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             else:
                 network = None
                 description = scratch_network(
-                    training.backbone, n_labels=len(labels), dropout=training.dropout, **geometry
+                    training.backbone,
+                    n_labels=len(labels),
+                    dropout=training.dropout,
+                    size=training.size,
+                    **geometry,
                 )
             model = cls(
                 SpectrogramClassifierConfig(

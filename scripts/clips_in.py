@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from audio.clips import SPLITS, Manifest, ManifestError, check_splits
+from audio.examples import Examples, PictureExamples, SoundExamples
 from audio.images import read_images_folder, read_picture
 from audio.leakage import check_leakage, content_digest
 from audio.settings import SettingsError, SpectrogramSettings
-from audio.train import Examples, PictureExamples, SoundExamples
 from audio.waveform import WaveformStore, open_store
 from scripts.command import progress, say, say_failures
 

@@ -126,7 +126,8 @@ def _fit_fold(
     home: RunFolder, settings: Settings, clips: ClipsIn, argv: Sequence[str]
 ) -> dict[str, Any]:
     """Return the results of one fold, fitted here or by an earlier command."""
-    from audio.train import fine_tune, resolve
+    from audio.examples import resolve
+    from audio.train import fine_tune
     from scripts.finetune import epoch_lines, score_and_save
 
     home.path.mkdir(exist_ok=True)

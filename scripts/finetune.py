@@ -111,8 +111,9 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
 
         return cross_validate(command, argv)
     from audio.devices import use_threads
+    from audio.examples import resolve
     from audio.images import is_images_folder
-    from audio.train import fine_tune, resolve
+    from audio.train import fine_tune
     from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
@@ -134,7 +135,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
             return DONE
         use_threads(settings.training.threads)
         if pictures:
-            say("note: pictures: gain, shift, speed, noise and filter act on sound and are off.")
+            say("note: pictures: what varies the sound is off; masks, warp and mixing act.")
         else:
             clips = decode_sounds(
                 manifest,

@@ -164,7 +164,7 @@ def _search(
     command: Search, folder: RunFolder, settings: Settings, space: SearchSpace, manifest: Any
 ) -> tuple[dict[str, Any], int]:
     """Return the results, and how many clips could not be used."""
-    from audio.train import resolve
+    from audio.examples import resolve
     from rl.records import read_earlier
     from rl.search import run_search
     from scripts.clips_in import decode_sounds
