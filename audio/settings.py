@@ -414,6 +414,8 @@ class TrainingSettings(SettingsGroup):
     backbone: str = "whisper-scratch"
     """whisper-scratch, ast-scratch or vit-scratch; or the folder or hub id of an AST, ViT or
     Whisper checkpoint."""
+    size: Literal["nano", "tiny", "small", "base"] = "tiny"
+    """How large a network from scratch is: about 0.2 million weights, 0.6 to 2, 12 or 90."""
     epochs: int = setting(40, low=1, high=100000)
     """Passes over the training clips."""
     batch_size: int = setting(16, low=1, high=65536)
@@ -472,6 +474,11 @@ class TrainingSettings(SettingsGroup):
             raise SettingsError(
                 f"{on[0]}={getattr(self, on[0])} and {on[1]}={getattr(self, on[1])} say two "
                 "different things of which weights are fitted; leave one of them out."
+            )
+        if self.size != "tiny" and not self.backbone.endswith("-scratch"):
+            raise SettingsError(
+                f"size={self.size} belongs to a network from scratch, not to the checkpoint "
+                f"{self.backbone}; leave it out."
             )
 
 

@@ -63,6 +63,8 @@ class ShardFolder:
     shards could not be used.
     """
 
+    may_be_copied = False  # a shard is whole when all its rows have come to one place
+
     def __init__(
         self,
         root: Path,

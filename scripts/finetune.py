@@ -234,6 +234,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     """Save the model, score it on validation and test, write the report; return the results."""
     from audio.clips import write_csv
     from audio.metrics import evaluate
+    from audio.model_card import write_model_card
     from scripts.pages import write_model_page
 
     model = fit.model
@@ -289,7 +290,9 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     ]
     results["corpus"] = clips.manifest.counts()
     results["pictures"] = example_pictures(folder, model, clips)
-    write_model_page(folder.path, results, read_json(folder.path / "settings.json"))
+    record = read_json(folder.path / "settings.json")
+    write_model_page(folder.path, results, record)
+    write_model_card(folder.path, results, record, corpus=clips.manifest.root.name or "clips")
     return results
 
 

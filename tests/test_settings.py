@@ -322,6 +322,7 @@ AUGMENTATION_CASES = {
 
 TRAINING_CASES = {
     "backbone": ({}, "whisper-scratch", "vit-scratch"),
+    "size": ({}, "tiny", "nano"),
     "epochs": ({}, 1, 2),
     "batch_size": ({}, 2, 3),
     "learning_rate": ({}, 1e-3, 1e-2),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from audio.backbones import BackboneError, network_logits
+from audio.backbones import network_logits
 from audio.classifier import SpectrogramClassifier
 from audio.examples import SoundExamples
+from audio.scratch import BackboneError
 from audio.settings import Settings, SettingsError
 from audio.stack import NetworkStack
 from audio.stack_training import fine_tune_many
