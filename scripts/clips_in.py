@@ -145,6 +145,11 @@ def sound_examples(
 
 def _targets(manifest: Manifest, labels: tuple[str, ...]) -> Any:
     index = {label: i for i, label in enumerate(labels)}
+    if manifest.is_multi_label:
+        several = np.zeros((len(manifest), len(labels)), np.float32)
+        for row, clip in zip(several, manifest.clips, strict=True):
+            row[[index[name] for name in clip.classes]] = 1
+        return several
     return np.array([index[clip.label] for clip in manifest.clips], np.int64)
 
 

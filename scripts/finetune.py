@@ -20,7 +20,7 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
-from scripts.tables import scores_text
+from scripts.tables import SHOWN_SCORES, scores_text
 
 if TYPE_CHECKING:
     from audio.team import Team
@@ -235,6 +235,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from audio.clips import write_csv
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
+    from audio.multi_label import evaluate_several, tune_thresholds
     from scripts.pages import write_model_page
 
     model = fit.model
@@ -245,6 +246,10 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         )
     if clips.leakage is not None:  # whoever is handed the model shall know
         model.config.leakage = clips.leakage
+    if model.is_multi_label and model.settings.training.tune_thresholds:
+        validation = clips.examples["validation"]
+        tuned = tune_thresholds(validation.probabilities(model), validation.targets)
+        model.config.thresholds = list(tuned)
     model.save_pretrained(folder.path)
     write_csv(clips.manifest, folder.path / "manifest.csv")
     results: dict[str, Any] = {
@@ -264,19 +269,28 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         if not len(examples.targets):
             continue
         probabilities = examples.probabilities(model)
-        results[split] = evaluate(
-            probabilities, examples.targets, clips.labels, groups=clips.groups(split)
-        )
+        if model.is_multi_label:
+            results[split] = evaluate_several(
+                probabilities,
+                examples.targets,
+                clips.labels,
+                thresholds=model.thresholds,
+                groups=clips.groups(split),
+            )
+        else:
+            results[split] = evaluate(
+                probabilities, examples.targets, clips.labels, groups=clips.groups(split)
+            )
         for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
-            best = int(p.argmax())
+            mine = [p[clips.labels.index(name)] for name in clip.classes]
             rows.append(
                 [
                     split,
                     clips.manifest.relative(clip.path),
                     clip.label,
-                    clips.labels[best],
-                    f"{p[best]:.4f}",
-                    f"{p[clips.labels.index(clip.label)]:.4f}",
+                    ";".join(model.heard(p)),
+                    f"{p.max():.4f}",
+                    f"{min(mine):.4f}" if mine else "",  # of several the least likely
                 ]
             )
     header = ("split", "path", "label", "predicted", "probability", "probability_of_label")
@@ -307,7 +321,7 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
     (folder.path / "examples").mkdir(exist_ok=True)
     shown: list[dict[str, str]] = []
     for label in clips.labels:
-        mine = [i for i, clip in enumerate(manifest.clips) if clip.label == label][:3]
+        mine = [i for i, clip in enumerate(manifest.clips) if label in clip.classes][:3]
         levels, n_valid = train.levels(np.array(mine), model, None)
         for k, (i, level, n) in enumerate(zip(mine, levels.cpu(), n_valid.tolist(), strict=True)):
             name = f"examples/{clips.labels.index(label):03d}_{k}.png"
@@ -331,7 +345,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     for split in ("validation", "test"):
         if split in results:
             short[split] = {"n": results[split]["n"]} | {
-                name: results[split][name] for name in ("accuracy", "balanced_accuracy", "macro_f1")
+                name: results[split][name] for name in SHOWN_SCORES if name in results[split]
             }
     return short
 
