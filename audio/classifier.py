@@ -30,7 +30,8 @@ from audio.model_config import FORMAT, SpectrogramClassifierConfig
 from audio.scratch import scratch_network
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
-from audio.windows import Waveform, fit_length, window_starts
+from audio.windows import Waveform, fitted_windows, window_starts
+from audio.windows import mean_by_clip as mean_by_clip
 
 _WINDOWS_TOGETHER = 32
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -264,13 +265,9 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         write_code(Path(save_directory))
 
     def windows(self, waveform: Waveform) -> Iterator[tuple[Waveform, int]]:
-        """Yield the windows that cover a clip: (samples (n_samples,), how many are its own)."""
+        """Return the windows that cover a clip: (samples (n_samples,), how many are its own)."""
         spectrogram = self.settings.spectrogram
-        n = spectrogram.n_samples
-        for start in window_starts(len(waveform), n):
-            piece = waveform[start : start + n]
-            fitted = fit_length(piece, n, padding=spectrogram.padding)
-            yield fitted, n if spectrogram.padding == "repeat" else len(piece)
+        return fitted_windows(waveform, spectrogram.n_samples, padding=spectrogram.padding)
 
     @torch.inference_mode()
     def predict(
@@ -306,17 +303,3 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         if not n_clips:
             return np.zeros((0, len(self.labels)), np.float32)
         return mean_by_clip(outputs, np.array(owner), n_clips)
-
-
-def mean_by_clip(
-    outputs: Sequence[NDArray[np.float32]], owner: NDArray[np.int64], n_clips: int
-) -> NDArray[np.float32]:
-    """Return the mean over each clip's windows, float32 (n_clips, n_labels).
-
-    outputs: batches of (n, n_labels), in all a row a window. owner: the clip of each window.
-    """
-    chances = np.concatenate(outputs)
-    sums = np.zeros((n_clips, chances.shape[1]), np.float32)
-    np.add.at(sums, owner, chances)
-    sums /= np.bincount(owner, minlength=n_clips)[:, None]
-    return sums

@@ -467,6 +467,11 @@ class TrainingSettings(SettingsGroup):
     """CPU threads; 0 uses every core."""
 
     def check_rules(self) -> None:
+        if self.size != "tiny" and not self.backbone.endswith("-scratch"):
+            raise SettingsError(
+                f"size={self.size} belongs to a network from scratch, not to the checkpoint "
+                f"{self.backbone}; leave it out."
+            )
         ways = {
             "freeze_backbone": self.freeze_backbone,
             "lora_rank": bool(self.lora_rank),
@@ -477,11 +482,6 @@ class TrainingSettings(SettingsGroup):
             raise SettingsError(
                 f"{on[0]}={getattr(self, on[0])} and {on[1]}={getattr(self, on[1])} say two "
                 "different things of which weights are fitted; leave one of them out."
-            )
-        if self.size != "tiny" and not self.backbone.endswith("-scratch"):
-            raise SettingsError(
-                f"size={self.size} belongs to a network from scratch, not to the checkpoint "
-                f"{self.backbone}; leave it out."
             )
 
 

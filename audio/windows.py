@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,3 +33,27 @@ def window_starts(n_samples: int, window: int) -> list[int]:
     if starts[-1] + window < n_samples:
         starts.append(n_samples - window)
     return starts
+
+
+def fitted_windows(
+    waveform: Waveform, n_samples: int, *, padding: str
+) -> Iterator[tuple[Waveform, int]]:
+    """Yield the windows that cover a clip: (samples (n_samples,), how many are its own)."""
+    for start in window_starts(len(waveform), n_samples):
+        piece = waveform[start : start + n_samples]
+        fitted = fit_length(piece, n_samples, padding=padding)
+        yield fitted, n_samples if padding == "repeat" else len(piece)
+
+
+def mean_by_clip(
+    outputs: Sequence[NDArray[np.float32]], owner: NDArray[np.int64], n_clips: int
+) -> NDArray[np.float32]:
+    """Return the mean over each clip's windows, float32 (n_clips, n_labels).
+
+    outputs: batches of (n, n_labels), in all a row a window. owner: the clip of each window.
+    """
+    chances = np.concatenate(outputs)
+    sums = np.zeros((n_clips, chances.shape[1]), np.float32)
+    np.add.at(sums, owner, chances)
+    sums /= np.bincount(owner, minlength=n_clips)[:, None]
+    return sums

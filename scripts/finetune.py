@@ -36,15 +36,15 @@ CHECKPOINT_TRAINING = {"learning_rate": 3e-5, "epochs": 15}
 
 @dataclass(frozen=True)
 class Finetune:
-    """Fit a classifier to labelled clips, or to the pictures that `melbandit convert` made.
+    """Fit a classifier to labelled clips, or to what `melbandit convert` made of them.
 
     The split keeps groups whole. Validation scores are shown epoch by epoch; the test is scored
     once, at the end. The same command again goes on where it was stopped.
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, a CSV manifest, a folder of pictures, or the
-    name of a published corpus (esc50, urbansound8k, ...), which lies in --root."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, a folder of pictures or
+    shards, or the name of a published corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the model, its scores and its report."""
     settings: Path | None = None
@@ -121,17 +121,16 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     """Do all that one process alone does, and tell the others of a team when to fit along."""
     from audio.devices import use_threads
     from audio.examples import resolve
-    from audio.images import is_images_folder
     from audio.train import fine_tune
-    from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures
+    from scripts.clips_in import check_same_pictures, decode_sounds, reader_of
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    pictures = is_images_folder(command.clips)
-    if not pictures:
+    read = reader_of(command.clips)
+    if read is None:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
-        if pictures:
-            clips, made = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
+        if read is not None:
+            clips, made = read(command.clips, allow_leakage=command.split.allow_leakage)
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
@@ -144,8 +143,8 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
             print_result(summary(folder.results()))
             return DONE
         use_threads(settings.training.threads, processes=team.size)
-        if pictures:
-            say("note: pictures: what varies the sound is off; masks, warp and mixing act.")
+        if read is not None:
+            say("note: levels, no sound: what varies the sound is off; masks, warp and mixing act.")
         else:
             clips = decode_sounds(
                 manifest,
@@ -183,17 +182,17 @@ def _fit_along(command: Finetune, team: Team) -> int:
     import contextlib
     import io
 
-    from audio.images import is_images_folder
     from audio.train import fine_tune
-    from scripts.clips_in import decode_sounds, read_pictures
+    from scripts.clips_in import decode_sounds, reader_of
 
     settings: Settings | None = team.tell(None)  # what the first gives, once clips are decoded
     if settings is None:
         return DONE
     work = RunFolder(command.out).work
     with contextlib.redirect_stderr(io.StringIO()):  # the first has said it all
-        if is_images_folder(command.clips):
-            clips, _ = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
+        read = reader_of(command.clips)
+        if read is not None:
+            clips, _ = read(command.clips, allow_leakage=command.split.allow_leakage)
         else:
             clips = decode_sounds(
                 assign_splits(open_corpus(command.clips, command.corpus), command.split),

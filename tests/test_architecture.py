@@ -104,7 +104,8 @@ HEAVY += ("sklearn", "pandas", "soundfile", "PIL")
 
 
 @pytest.mark.parametrize(
-    "name", ["cli", "convert", "finetune", "search", "predict", "play", "gridworld", "survey"]
+    "name",
+    ["cli", "convert", "finetune", "search", "predict", "play", "gridworld", "survey", "export"],
 )
 def test_a_script_is_imported_without_heavy_packages(name):
     code = f"import sys, scripts.{name}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"

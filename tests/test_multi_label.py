@@ -393,6 +393,20 @@ def test_several_labels_from_a_csv_to_predictions(corpus, tmp_path, capsys):
     assert read_csv(tmp_path / "listed.csv").is_multi_label
 
 
+def test_a_graph_of_a_model_for_several_labels_gives_its_sigmoids(fit, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    from audio.onnx_export import export_onnx
+
+    export_onnx(fit.model, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    waves = np.stack(chords(4, seed=6).waveforms)
+    given = {session.get_inputs()[0].name: waves}
+    if len(session.get_inputs()) > 1:
+        given[session.get_inputs()[1].name] = np.full(4, waves.shape[1], np.int64)
+    found = session.run(None, given)[0]
+    assert np.allclose(found, fit.model.predict(list(waves)), atol=1e-4)
+
+
 @pytest.mark.parametrize(("command", "message"), [
     (["finetune", "--draw-folds", "3"], "several labels are not cross-validated"),
     (["convert"], "these clips have several"),
