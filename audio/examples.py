@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audio.augment import apply_waveform, draw_waveform
 from audio.backgrounds import Backgrounds, read_backgrounds
+from audio.balance import Targets
 from audio.classifier import SpectrogramClassifier, mean_by_clip
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.settings import Settings, SettingsError, SpectrogramSettings
@@ -29,8 +30,8 @@ class Examples(Protocol):
     """Labelled clips that a network can be fitted to: sounds or pictures."""
 
     @property
-    def targets(self) -> NDArray[np.int64]:
-        """Class of each clip, int64 (n,)."""
+    def targets(self) -> Targets:
+        """Class of each clip, int64 (n,); of several labels 1 for each, float32 (n, n_labels)."""
 
     def levels(
         self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
@@ -50,7 +51,7 @@ class SoundExamples:
     """
 
     waveforms: Sequence[Waveform]
-    targets: NDArray[np.int64]
+    targets: Targets
     cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
     recordings: dict[Hashable, Backgrounds] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -166,7 +167,7 @@ class SoundExamples:
             part = slice(first, first + _SCORED_TOGETHER)
             level, n_valid = kept.level[part], kept.n_valid[part]
             logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-            outputs.append(torch.softmax(logits, -1).cpu().numpy())
+            outputs.append(model.probabilities(logits).cpu().numpy())
         return mean_by_clip(outputs, kept.owner, len(self.waveforms))
 
 
@@ -179,7 +180,7 @@ class PictureExamples:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
     n_valid: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: Targets
 
     def levels(
         self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
@@ -202,7 +203,7 @@ class ShardExamples:
     """Clips as rows of memory-mapped shards: nothing is held in memory but a batch."""
 
     shards: Shards
-    targets: NDArray[np.int64]
+    targets: Targets
 
     def levels(
         self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
@@ -230,7 +231,7 @@ def probabilities_of_levels(
     for rows in batches(np.arange(len(examples.targets)), _SCORED_TOGETHER):
         level, n_valid = examples.levels(rows, model, None)
         logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-        outputs.append(torch.softmax(logits, -1).cpu().numpy())
+        outputs.append(model.probabilities(logits).cpu().numpy())
     return np.concatenate(outputs)
 
 

@@ -26,6 +26,7 @@ from audio.classifier import SpectrogramClassifier
 from audio.devices import choose_device, use_threads
 from audio.examples import Examples, batches, resolve
 from audio.metrics import confusion_matrix, scores_of
+from audio.multi_label import log_loss, quick_scores
 from audio.optimisation import HALF, Weights, learning_rate
 from audio.settings import Settings
 from audio.team import Team
@@ -81,7 +82,9 @@ def fine_tune(
     use_threads(settings.training.threads, processes=team.size)
     settings = resolve(settings, train)
     training = settings.training
-    model = SpectrogramClassifier.from_settings(settings, labels).to(team.device)
+    several = train.targets.ndim == 2
+    model = SpectrogramClassifier.from_settings(settings, labels, multi_label=several)
+    model.to(team.device)
     weights = Weights(model, settings)
     balance = make_balance(train.targets, len(labels), training.balance, device=team.device)
     classify = torch.compile(model.classify) if training.torch_compile else model.classify
@@ -107,7 +110,7 @@ def fine_tune(
                 batch = _varied(model, train, rows, settings, rng)
                 for part in team.parts(len(rows), training.micro_batches):
                     share = (part.stop - part.start) / len(rows)
-                    loss = _loss(classify, batch, part, settings, balance) * share
+                    loss = _loss(classify, batch, part, settings, balance, several) * share
                     weights.backward(loss)
                     total += loss.detach() * len(rows)
                 weights.step(rate, team)
@@ -164,7 +167,9 @@ def _varied(
         draw = draw_spectrogram(rng, settings.augmentation, len(rows))
         features = apply_spectrogram(features, frames, draw)
         targets = torch.from_numpy(train.targets[rows]).to(features.device)
-        whole = nn.functional.one_hot(targets, len(model.labels)).float()
+        if not model.is_multi_label:
+            targets = nn.functional.one_hot(targets, len(model.labels))
+        whole = targets.float()
         shares = mix_targets(whole, draw, frames, (features.shape[1], features.shape[2]))
     return Batch(features, n_valid, shares)
 
@@ -175,13 +180,19 @@ def _loss(
     part: slice,
     settings: Settings,
     balance: Balance,
+    several: bool = False,
 ) -> Tensor:
-    """Return the mean loss of a part of a batch."""
+    """Return the mean loss of a part of a batch: cross-entropy, or of several labels each one's."""
     features, n_valid, shares = batch.features[part], batch.n_valid[part], batch.shares[part]
     half = HALF.get(settings.training.precision)
     with torch.autocast(features.device.type, half, enabled=half is not None):
         logits = classify(features, n_valid)
     logits = logits.float() if balance.offset is None else logits.float() + balance.offset
+    if several:
+        smoothing = settings.training.label_smoothing  # each label's between yes and no
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, shares * (1 - smoothing) + smoothing / 2, pos_weight=balance.weight
+        )
     return nn.functional.cross_entropy(
         logits,
         shares,
@@ -193,19 +204,27 @@ def _loss(
 def _validate(model: SpectrogramClassifier, validation: Examples) -> dict[str, float]:
     probabilities = validation.probabilities(model)
     targets = validation.targets
+    if model.is_multi_label:
+        scores = quick_scores(probabilities, targets)
+        told = {f"validation_{name}": value for name, value in scores.items()}
+        return {"validation_loss": log_loss(probabilities, targets)} | told
+    targets = targets.astype(np.int64)
     true_class = np.clip(probabilities[np.arange(len(targets)), targets], 1e-12, 1)
     confusion = confusion_matrix(targets, probabilities.argmax(1), probabilities.shape[1])
-    scores = scores_of(confusion)
+    of_classes = scores_of(confusion)
     return {
         "validation_loss": float(-np.log(true_class).mean()),
-        "validation_accuracy": float(scores["accuracy"]),
-        "validation_macro_f1": float(scores["macro_f1"]),
+        "validation_accuracy": float(of_classes["accuracy"]),
+        "validation_macro_f1": float(of_classes["macro_f1"]),
     }
 
 
 def score(model: SpectrogramClassifier, examples: Examples) -> dict[str, Any]:
-    """Return accuracy, balanced accuracy and macro-F1 of a model on clips, without intervals."""
+    """Return accuracy, balanced accuracy and macro-F1 of a model on clips, without intervals; of
+    several labels, what `quick_scores` gives."""
     probabilities = examples.probabilities(model)
+    if model.is_multi_label:
+        return dict(quick_scores(probabilities, examples.targets))
     predicted = probabilities.argmax(1)
     values = scores_of(confusion_matrix(examples.targets, predicted, probabilities.shape[1]))
     return {name: float(value) for name, value in values.items()}

@@ -112,6 +112,11 @@ def _turns(command: Finetune, *, is_pictures: bool) -> tuple[Manifest, dict[str,
             )
     manifest = open_corpus(command.clips, command.corpus)
     manifest = replace(manifest, clips=tuple(replace(c, split=None) for c in manifest.clips))
+    if manifest.is_multi_label:
+        raise SettingsError(
+            f"{command.clips}: clips with several labels are not cross-validated yet; leave out "
+            "--folds and name --test-folds or --test-groups."
+        )
     if command.draw_folds:
         manifest = draw_folds(manifest, command.draw_folds, seed=split.split_seed)
     folds = official_folds(manifest)

@@ -20,7 +20,7 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
-from scripts.tables import scores_text
+from scripts.tables import SHOWN_SCORES, scores_text
 
 if TYPE_CHECKING:
     from audio.team import Team
@@ -121,17 +121,11 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     """Do all that one process alone does, and tell the others of a team when to fit along."""
     from audio.devices import use_threads
     from audio.examples import resolve
-    from audio.images import is_images_folder
-    from audio.shards import is_shards_folder
     from audio.train import fine_tune
-    from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures, read_shards
+    from scripts.clips_in import check_same_pictures, decode_sounds, reader_of
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    read = None
-    if is_images_folder(command.clips):
-        read = read_pictures
-    elif is_shards_folder(command.clips):
-        read = read_shards
+    read = reader_of(command.clips)
     if read is None:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
@@ -188,17 +182,17 @@ def _fit_along(command: Finetune, team: Team) -> int:
     import contextlib
     import io
 
-    from audio.images import is_images_folder
     from audio.train import fine_tune
-    from scripts.clips_in import decode_sounds, read_pictures
+    from scripts.clips_in import decode_sounds, reader_of
 
     settings: Settings | None = team.tell(None)  # what the first gives, once clips are decoded
     if settings is None:
         return DONE
     work = RunFolder(command.out).work
     with contextlib.redirect_stderr(io.StringIO()):  # the first has said it all
-        if is_images_folder(command.clips):
-            clips, _ = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
+        read = reader_of(command.clips)
+        if read is not None:
+            clips, _ = read(command.clips, allow_leakage=command.split.allow_leakage)
         else:
             clips = decode_sounds(
                 assign_splits(open_corpus(command.clips, command.corpus), command.split),
@@ -240,6 +234,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from audio.clips import write_csv
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
+    from audio.multi_label import evaluate_several, tune_thresholds
     from scripts.pages import write_model_page
 
     model = fit.model
@@ -250,6 +245,10 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         )
     if clips.leakage is not None:  # whoever is handed the model shall know
         model.config.leakage = clips.leakage
+    if model.is_multi_label and model.settings.training.tune_thresholds:
+        validation = clips.examples["validation"]
+        tuned = tune_thresholds(validation.probabilities(model), validation.targets)
+        model.config.thresholds = list(tuned)
     model.save_pretrained(folder.path)
     write_csv(clips.manifest, folder.path / "manifest.csv")
     results: dict[str, Any] = {
@@ -269,19 +268,28 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         if not len(examples.targets):
             continue
         probabilities = examples.probabilities(model)
-        results[split] = evaluate(
-            probabilities, examples.targets, clips.labels, groups=clips.groups(split)
-        )
+        if model.is_multi_label:
+            results[split] = evaluate_several(
+                probabilities,
+                examples.targets,
+                clips.labels,
+                thresholds=model.thresholds,
+                groups=clips.groups(split),
+            )
+        else:
+            results[split] = evaluate(
+                probabilities, examples.targets, clips.labels, groups=clips.groups(split)
+            )
         for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
-            best = int(p.argmax())
+            mine = [p[clips.labels.index(name)] for name in clip.classes]
             rows.append(
                 [
                     split,
                     clips.manifest.relative(clip.path),
                     clip.label,
-                    clips.labels[best],
-                    f"{p[best]:.4f}",
-                    f"{p[clips.labels.index(clip.label)]:.4f}",
+                    ";".join(model.heard(p)),
+                    f"{p.max():.4f}",
+                    f"{min(mine):.4f}" if mine else "",  # of several the least likely
                 ]
             )
     header = ("split", "path", "label", "predicted", "probability", "probability_of_label")
@@ -312,7 +320,7 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
     (folder.path / "examples").mkdir(exist_ok=True)
     shown: list[dict[str, str]] = []
     for label in clips.labels:
-        mine = [i for i, clip in enumerate(manifest.clips) if clip.label == label][:3]
+        mine = [i for i, clip in enumerate(manifest.clips) if label in clip.classes][:3]
         levels, n_valid = train.levels(np.array(mine), model, None)
         for k, (i, level, n) in enumerate(zip(mine, levels.cpu(), n_valid.tolist(), strict=True)):
             name = f"examples/{clips.labels.index(label):03d}_{k}.png"
@@ -336,7 +344,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     for split in ("validation", "test"):
         if split in results:
             short[split] = {"n": results[split]["n"]} | {
-                name: results[split][name] for name in ("accuracy", "balanced_accuracy", "macro_f1")
+                name: results[split][name] for name in SHOWN_SCORES if name in results[split]
             }
     return short
 

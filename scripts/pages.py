@@ -33,8 +33,9 @@ def model_headline(results: dict[str, Any]) -> Section:
     scores = results[split]
     accuracy = scores["accuracy"]
     leaky = f" {_LEAKY}" if results.get("leakage") else ""
+    several = ", with all their labels" if "micro_f1" in scores else ""
     return report.headline(
-        f"{percent(accuracy['value'])} of {scores['n']} {split} clips right",
+        f"{percent(accuracy['value'])} of {scores['n']} {split} clips right{several}",
         f"95 % interval {percent(accuracy['low'])} to {percent(accuracy['high'])} over "
         f"{scores['interval_over']}; macro-F1 {scores['macro_f1']['value']:.3f}; "
         f"{len(results['labels'])} classes; {results['parameters']:,} parameters.{leaky}",
@@ -77,11 +78,12 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
     for split, title in (("test", "On the test clips"), ("validation", "On the validation clips")):
         if split in results:
             sections.append(report.metrics_table({"split": split} | results[split], title=title))
-            sections.append(
-                report.confusion_heatmap(
-                    results[split]["confusion"], title=f"What is taken for what ({split})"
+            if "confusion" in results[split]:
+                sections.append(
+                    report.confusion_heatmap(
+                        results[split]["confusion"], title=f"What is taken for what ({split})"
+                    )
                 )
-            )
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
     pictures = [

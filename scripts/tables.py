@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+SHOWN_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
 _WIDEST_CONFUSION = 20  # classes; a larger one is for the report page
 
 
 def scores_text(split: str, scores: dict[str, Any]) -> str:
     """Return accuracy and macro-F1 with intervals, the per-class report and the confusion."""
     lines = [f"{split}: {scores['n']} clips, 95 % intervals over {scores['interval_over']}"]
-    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+    for name in (name for name in SHOWN_SCORES if name in scores):
         s = scores[name]
         lines.append(
             f"  {name.replace('_', ' '):<18} {s['value']:.3f}  ({s['low']:.3f} to {s['high']:.3f})"
@@ -21,6 +22,8 @@ def scores_text(split: str, scores: dict[str, Any]) -> str:
         figures = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
         rows.append([label, *figures, str(row["support"])])
     lines += ["", *aligned(rows)]
+    if "confusion" not in scores:  # of clips with several labels there is none
+        return "\n".join(lines) + "\n"
     labels, counts = scores["confusion"]["labels"], scores["confusion"]["counts"]
     if len(labels) <= _WIDEST_CONFUSION:
         short = [label[:8] for label in labels]

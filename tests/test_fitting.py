@@ -150,7 +150,8 @@ def close(fit, other, tolerance=1e-3):  # Adam makes much of a small gradient's 
     for one, two in zip(told(fit), told(other), strict=True):
         assert one == pytest.approx(two, rel=tolerance, abs=tolerance)
     for name, w in weights(fit).items():
-        torch.testing.assert_close(w, weights(other)[name], atol=tolerance, rtol=tolerance)
+        # Adam divides by the gradient's size: where that is rounding alone, so is the step
+        torch.testing.assert_close(w, weights(other)[name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("more", [{}, {"mixup_percent": 60.0, "cutmix_percent": 60.0},

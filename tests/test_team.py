@@ -90,7 +90,7 @@ def test_two_processes_fit_what_one_does(corpus, tmp_path, more, capsys):
 
     weights = [load_file(out / "model.safetensors") for out in (one, two)]
     for name, w in weights[0].items():
-        torch.testing.assert_close(w, weights[1][name], atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(w, weights[1][name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
