@@ -188,9 +188,16 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from audio.clips import write_csv
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
+    from audio.temperature import calibrate
     from scripts.pages import write_model_page
 
     model = fit.model
+    before = {
+        split: examples.probabilities(model)
+        for split, examples in clips.examples.items()
+        if split != "train" and len(examples.targets)
+    }
+    temperature = calibrate(model, clips.examples["validation"])
     if clips.leakage is not None:  # whoever is handed the model shall know
         model.config.leakage = clips.leakage
     model.save_pretrained(folder.path)
@@ -202,6 +209,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         "history": list(fit.history),
         "seconds": sum(row["seconds"] for row in fit.history),
         "failures": len(clips.failures),
+        "calibration": {"temperature": temperature},
     }
     if clips.leakage is not None:
         results["leakage"] = clips.leakage
@@ -214,6 +222,12 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         results[split] = evaluate(
             probabilities, examples.targets, clips.labels, groups=clips.groups(split)
         )
+        uncalibrated = evaluate(
+            before[split], examples.targets, clips.labels, groups=clips.groups(split)
+        )
+        results["calibration"][split] = {
+            name: uncalibrated[name] for name in ("calibration_error", "log_loss", "reliability")
+        }
         for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
             best = int(p.argmax())
             rows.append(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from audio import fold_report, report
+from audio.calibration_report import reliability_section
 from audio.images import read_picture
 from audio.page import Section, write_report
 from audio.plots import percent
@@ -82,6 +83,18 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
                     results[split]["confusion"], title=f"What is taken for what ({split})"
                 )
             )
+    calibration = results.get("calibration", {})
+    for split in ("test", "validation"):
+        if split in calibration:
+            sections.append(
+                reliability_section(
+                    calibration[split],
+                    results[split],
+                    temperature=calibration["temperature"],
+                    split=split,
+                )
+            )
+            break  # validation's is what the temperature was fitted to
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
     pictures = [

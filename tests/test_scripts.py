@@ -248,6 +248,18 @@ def test_finetune_leaves_a_model_its_scores_and_a_page(model: Path, corpus: Path
     assert "data:image/png" in page
 
 
+def test_the_temperature_is_in_the_model_and_on_the_page(model: Path) -> None:
+    results = json.loads((model / "results.json").read_text())
+    told = results["calibration"]
+    config = json.loads((model / "config.json").read_text())
+    assert config["calibration_temperature"] == told["temperature"] != 1
+    page = (model / "report.html").read_text()
+    assert "probabilities can be trusted" in page
+    for scores in (told["test"], results["test"]):
+        assert f"{scores['calibration_error']['value']:.3f}" in page
+    assert results["validation"]["log_loss"] < told["validation"]["log_loss"]
+
+
 def test_the_model_card_is_what_the_hub_reads(model: Path) -> None:
     import yaml
     from huggingface_hub import ModelCard
