@@ -189,6 +189,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
     from audio.temperature import calibrate
+    from scripts.explained import explained_clips
     from scripts.pages import write_model_page
 
     model = fit.model
@@ -251,6 +252,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     ]
     results["corpus"] = clips.manifest.counts()
     results["pictures"] = example_pictures(folder, model, clips)
+    results["explained"] = explained_clips(folder.path, model, clips, last)
     record = read_json(folder.path / "settings.json")
     write_model_page(folder.path, results, record)
     write_model_card(folder.path, results, record, corpus=clips.manifest.root.name or "clips")

@@ -7,6 +7,7 @@ from typing import Any
 
 from audio import fold_report, report
 from audio.calibration_report import reliability_section
+from audio.explain_report import explained_section
 from audio.images import read_picture
 from audio.page import Section, write_report
 from audio.plots import percent
@@ -109,6 +110,15 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
             f_max_hz=spectrogram.f_max,
         )
     )
+    if results.get("explained"):
+        rows = [
+            row
+            | {"pictures": {k: (folder / name).read_bytes() for k, name in row["files"].items()}}
+            for row in results["explained"]
+        ]
+        sections.append(
+            explained_section(rows, duration_s=spectrogram.clip_s, f_max_hz=spectrogram.f_max)
+        )
     history = results["history"]
     sections.append(report.learning_curves(history, chosen_epoch=int(history[-1]["epoch"])))
     sections.append(report.corpus_table(results["corpus"]))

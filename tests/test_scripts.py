@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -258,6 +259,23 @@ def test_the_temperature_is_in_the_model_and_on_the_page(model: Path) -> None:
     for scores in (told["test"], results["test"]):
         assert f"{scores['calibration_error']['value']:.3f}" in page
     assert results["validation"]["log_loss"] < told["validation"]["log_loss"]
+
+
+def test_the_page_shows_what_predictions_of_test_clips_rest_on(model: Path) -> None:
+    results = json.loads((model / "results.json").read_text())
+    shown = results["explained"]
+    assert shown
+    with (model / "predictions.csv").open(newline="") as lines:
+        scored = {row["path"]: row for row in csv.DictReader(lines) if row["split"] == "test"}
+    page = (model / "report.html").read_text()
+    assert "What predictions rest on" in page
+    for row in shown:
+        same = scored[row["caption"]]
+        assert (row["label"], row["explained"]) == (same["label"], same["predicted"])
+        assert row["probability"] == pytest.approx(float(same["probability"]), abs=2e-4)
+        for name in row["files"].values():
+            data = base64.b64encode((model / name).read_bytes()).decode()
+            assert data in page
 
 
 def test_the_model_card_is_what_the_hub_reads(model: Path) -> None:
