@@ -102,18 +102,18 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
                 return network.classifier(network.projector(pooled)).float()  # type: ignore[no-any-return]
             features = network.stem(features)
         else:
-            features = _grow(features, config.num_mel_bins, config.max_source_positions * stride)
+            features = grow(features, config.num_mel_bins, config.max_source_positions * stride)
         hidden = network.projector(encoder(features).last_hidden_state)
         return network.classifier(_masked_mean(hidden, frames, stride)).float()  # type: ignore[no-any-return]
     if config.model_type == AST:
-        features = _grow(features, config.num_mel_bins, config.max_length)
+        features = grow(features, config.num_mel_bins, config.max_length)
         # AST takes (batch, n_frames, n_mels); a transposed input of equal size would pass unseen
         return network(features.transpose(1, 2)).logits.float()  # type: ignore[no-any-return]
-    features = _grow(features, *config.image_size)
+    features = grow(features, *config.image_size)
     return network(features[:, None]).logits.float()  # type: ignore[no-any-return]
 
 
-def _grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
+def grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
     """Return the features with zeros (the mean) up to the size that the network was built for."""
     have = tuple(features.shape[1:])
     if have == (n_mels, n_frames):

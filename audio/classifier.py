@@ -221,11 +221,16 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def classify(self, features: Tensor, n_valid: Tensor | None = None) -> Tensor:
-        """Return logits (batch, n_labels) of normalised features (batch, n_mels, n_frames)."""
+        """Return logits (batch, n_labels) of normalised features (batch, n_mels, n_frames).
+
+        They are divided by the model's temperature, which is 1 until it is calibrated.
+        """
         frames = None
         if n_valid is not None:
             frames = self.log_mel.valid_frames(n_valid).clamp_max(features.shape[-1])
-        return network_logits(self.network, features, frames)
+        logits = network_logits(self.network, features, frames)
+        temperature: float = self.config.calibration_temperature
+        return logits if temperature == 1 else logits / temperature
 
     def _logits_over_windows(self, input_values: Tensor, n_valid: Tensor | None) -> Tensor:
         """Return what `predict` gives of clips longer than a window, as logits."""

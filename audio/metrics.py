@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, macro-F1, per class, confusion, with bootstrap intervals."""
+"""How good predictions are, with bootstrap intervals: accuracy, macro-F1, ranking, calibration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from audio.calibration import basic_interval, calibration_error, reliability
+from audio.ranking import ranking_scores
 
 _RESAMPLES = 2000
 _LEAST_GROUPS = 8  # fewer resampled groups give no interval worth the name
@@ -68,6 +71,7 @@ def evaluate(
     for name, value in scores_of(confusion).items():
         low, high = np.percentile(resampled[name], [2.5, 97.5])
         result[name] = {"value": float(value), "low": float(low), "high": float(high)}
+    result |= _of_probabilities(probabilities, targets, units, seed)
     true_class = np.clip(probabilities[np.arange(len(targets)), targets], 1e-12, 1)
     result["log_loss"] = float(-np.log(true_class).mean())
     result["per_class"] = per_class(confusion, labels)
@@ -84,6 +88,37 @@ def bootstrap_units(n: int, groups: Sequence[str | None]) -> tuple[NDArray[np.in
     if len(set(names)) >= _LEAST_GROUPS and len(set(names)) < len(names):
         return np.unique(names, return_inverse=True)[1].astype(np.int64), "groups"
     return np.arange(n), "clips"
+
+
+def _of_probabilities(
+    probabilities: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    units: NDArray[np.int64],
+    seed: int,
+) -> dict[str, Any]:
+    """Return mean average precision, ROC AUC and calibration error with intervals over units, and
+    the bins of the reliability diagram. A score that no class has is left out."""
+    n, n_labels = probabilities.shape
+    is_true = np.arange(n_labels) == targets[:, None]
+    n_units = int(units.max()) + 1
+    # sorting is done once a class; a resample is some sums over all clips
+    resamples = min(_RESAMPLES // 2, max(200, int(2e7 / (n * n_labels))))
+    rng = np.random.default_rng([seed, 1])
+    weights = rng.multinomial(n_units, np.full(n_units, 1 / n_units), resamples).astype(float)
+    values = ranking_scores(probabilities, is_true)
+    drawn = ranking_scores(probabilities, is_true, weights[:, units])
+    result: dict[str, Any] = {}
+    for name, value, some in zip(("mean_average_precision", "roc_auc"), values, drawn, strict=True):
+        known = some[np.isfinite(some)]
+        if np.isfinite(value[0]) and len(known):
+            low, high = np.percentile(known, [2.5, 97.5])
+            result[name] = {"value": float(value[0]), "low": float(min(low, value[0]))}
+            result[name]["high"] = float(max(high, value[0]))
+    error = float(calibration_error(probabilities, targets)[0])
+    low, high = basic_interval(error, calibration_error(probabilities, targets, units, weights))
+    result["calibration_error"] = {"value": error, "low": float(low), "high": float(high)}
+    result["reliability"] = reliability(probabilities, targets)
+    return result
 
 
 def per_class(confusion: NDArray[np.int64], labels: Sequence[str]) -> dict[str, dict[str, float]]:

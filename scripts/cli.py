@@ -12,6 +12,7 @@ COMMANDS = {
     "finetune": "fit a classifier to clips or pictures, and score it",
     "search": "let a reinforcement-learning agent choose the settings",
     "predict": "label files, or a stream, with a fitted model",
+    "explain": "show what a prediction rests on",
     "export": "write a fitted model as one ONNX graph",
     "landscape": "train with every setting of a space, to compare tuners on",
     "compare": "play tuners against one another on measured landscapes",

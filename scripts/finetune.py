@@ -235,6 +235,8 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
     from audio.multi_label import evaluate_several, tune_thresholds
+    from audio.temperature import calibrate
+    from scripts.explained import explained_clips
     from scripts.pages import write_model_page
 
     model = fit.model
@@ -243,6 +245,14 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
             f"stopped after epoch {len(fit.history)}; the weights are those of epoch {fit.epoch}, "
             "which validated best, so its validation scores are flattered by the choice."
         )
+    before: dict[str, Any] = {}
+    if not model.is_multi_label:  # a softmax's temperature
+        before = {
+            split: examples.probabilities(model)
+            for split, examples in clips.examples.items()
+            if split != "train" and len(examples.targets)
+        }
+        temperature = calibrate(model, clips.examples["validation"])
     if clips.leakage is not None:  # whoever is handed the model shall know
         model.config.leakage = clips.leakage
     if model.is_multi_label and model.settings.training.tune_thresholds:
@@ -260,6 +270,8 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         "seconds": sum(row["seconds"] for row in fit.history),
         "failures": len(clips.failures),
     }
+    if before:
+        results["calibration"] = {"temperature": temperature}
     if clips.leakage is not None:
         results["leakage"] = clips.leakage
     rows: list[list[Any]] = []
@@ -280,6 +292,13 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
             results[split] = evaluate(
                 probabilities, examples.targets, clips.labels, groups=clips.groups(split)
             )
+            uncalibrated = evaluate(
+                before[split], examples.targets, clips.labels, groups=clips.groups(split)
+            )
+            results["calibration"][split] = {
+                name: uncalibrated[name]
+                for name in ("calibration_error", "log_loss", "reliability")
+            }
         for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
             mine = [p[clips.labels.index(name)] for name in clip.classes]
             rows.append(
@@ -303,6 +322,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     ]
     results["corpus"] = clips.manifest.counts()
     results["pictures"] = example_pictures(folder, model, clips)
+    results["explained"] = explained_clips(folder.path, model, clips, last)
     record = read_json(folder.path / "settings.json")
     write_model_page(folder.path, results, record)
     write_model_card(folder.path, results, record, corpus=clips.manifest.root.name or "clips")

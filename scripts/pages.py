@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from audio import fold_report, report
+from audio.calibration_report import reliability_section
+from audio.explain_report import explained_section
 from audio.images import read_picture
 from audio.page import Section, write_report
 from audio.plots import percent
@@ -84,6 +86,18 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
                         results[split]["confusion"], title=f"What is taken for what ({split})"
                     )
                 )
+    calibration = results.get("calibration", {})
+    for split in ("test", "validation"):
+        if split in calibration:
+            sections.append(
+                reliability_section(
+                    calibration[split],
+                    results[split],
+                    temperature=calibration["temperature"],
+                    split=split,
+                )
+            )
+            break  # validation's is what the temperature was fitted to
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
     pictures = [
@@ -98,6 +112,15 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
             f_max_hz=spectrogram.f_max,
         )
     )
+    if results.get("explained"):
+        rows = [
+            row
+            | {"pictures": {k: (folder / name).read_bytes() for k, name in row["files"].items()}}
+            for row in results["explained"]
+        ]
+        sections.append(
+            explained_section(rows, duration_s=spectrogram.clip_s, f_max_hz=spectrogram.f_max)
+        )
     history = results["history"]
     sections.append(
         report.learning_curves(history, chosen_epoch=int(results.get("epoch", len(history))))

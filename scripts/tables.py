@@ -8,15 +8,25 @@ from typing import Any
 SHOWN_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
 _WIDEST_CONFUSION = 20  # classes; a larger one is for the report page
 
+_SCORES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro f1",
+    "micro_f1": "micro f1",
+    "mean_average_precision": "mAP",
+    "roc_auc": "ROC AUC",
+    "calibration_error": "calibration error",
+}
+
 
 def scores_text(split: str, scores: dict[str, Any]) -> str:
     """Return accuracy and macro-F1 with intervals, the per-class report and the confusion."""
     lines = [f"{split}: {scores['n']} clips, 95 % intervals over {scores['interval_over']}"]
-    for name in (name for name in SHOWN_SCORES if name in scores):
+    for name, words in _SCORES.items():
+        if name not in scores:
+            continue
         s = scores[name]
-        lines.append(
-            f"  {name.replace('_', ' '):<18} {s['value']:.3f}  ({s['low']:.3f} to {s['high']:.3f})"
-        )
+        lines.append(f"  {words:<18} {s['value']:.3f}  ({s['low']:.3f} to {s['high']:.3f})")
     rows = [["class", "precision", "recall", "F1", "clips"]]
     for label, row in scores["per_class"].items():
         figures = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -246,6 +247,35 @@ def test_finetune_leaves_a_model_its_scores_and_a_page(model: Path, corpus: Path
     page = (model / "report.html").read_text()
     assert "<svg" in page
     assert "data:image/png" in page
+
+
+def test_the_temperature_is_in_the_model_and_on_the_page(model: Path) -> None:
+    results = json.loads((model / "results.json").read_text())
+    told = results["calibration"]
+    config = json.loads((model / "config.json").read_text())
+    assert config["calibration_temperature"] == told["temperature"] != 1
+    page = (model / "report.html").read_text()
+    assert "probabilities can be trusted" in page
+    for scores in (told["test"], results["test"]):
+        assert f"{scores['calibration_error']['value']:.3f}" in page
+    assert results["validation"]["log_loss"] < told["validation"]["log_loss"]
+
+
+def test_the_page_shows_what_predictions_of_test_clips_rest_on(model: Path) -> None:
+    results = json.loads((model / "results.json").read_text())
+    shown = results["explained"]
+    assert shown
+    with (model / "predictions.csv").open(newline="") as lines:
+        scored = {row["path"]: row for row in csv.DictReader(lines) if row["split"] == "test"}
+    page = (model / "report.html").read_text()
+    assert "What predictions rest on" in page
+    for row in shown:
+        same = scored[row["caption"]]
+        assert (row["label"], row["explained"]) == (same["label"], same["predicted"])
+        assert row["probability"] == pytest.approx(float(same["probability"]), abs=2e-4)
+        for name in row["files"].values():
+            data = base64.b64encode((model / name).read_bytes()).decode()
+            assert data in page
 
 
 def test_the_model_card_is_what_the_hub_reads(model: Path) -> None:
