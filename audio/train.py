@@ -35,8 +35,10 @@ from audio.devices import choose_device, use_threads
 from audio.images import from_pixels
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.metrics import confusion_matrix, scores_of
+from audio.schedule import Course, Schedule
 from audio.settings import Settings, SettingsError, SpectrogramSettings
 from audio.spectrogram import LogMel, measure_mean_std
+from audio.variation import Variation
 from audio.waveform import Waveform, choose_clip_s, fit_length, window_starts
 
 _WARM_UP = 0.1  # share of the steps
@@ -52,9 +54,14 @@ class Examples(Protocol):
         """Class of each clip, int64 (n,)."""
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return levels (batch, n_mels, n_frames) and n_valid (batch,); varied if rng is given."""
+        """Return levels (batch, n_mels, n_frames) and n_valid (batch,); varied if rng is given,
+        by the model's own augmentation if not told otherwise."""
 
     def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
         """Return the model's class probabilities of every clip, (n, n_labels)."""
@@ -90,14 +97,19 @@ class SoundExamples:
         return torch.from_numpy(out), torch.from_numpy(n_valid)
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
         waveform, n_valid = self.batch(rows, model.settings, rng)
         waveform, n_valid = waveform.to(model.device), n_valid.to(model.device)
         if rng is None:
             return model.log_mel(waveform, n_valid), n_valid
-        draw = draw_waveform(rng, model.settings.augmentation, len(rows))
-        if leaves_waveforms(model.settings.augmentation) and (kept := self.middles(model.log_mel)):
+        varied = variation or Variation(model.settings.augmentation)
+        draw = varied.of(draw_waveform(rng, varied.settings, len(rows)))
+        if leaves_waveforms(varied.settings) and (kept := self.middles(model.log_mel)):
             level = kept.level[torch.from_numpy(rows).to(model.device)]
             n = model.settings.spectrogram.n_samples
             # longer clips have another window each time
@@ -178,7 +190,11 @@ class PictureExamples:
     targets: NDArray[np.int64]
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
         low, high = self.low[rows, None, None], self.high[rows, None, None]
         level = low + self.pixels[rows] * ((high - low) / np.float32(255))
@@ -266,12 +282,14 @@ def fine_tune(
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    schedule: Schedule | None = None,
 ) -> Fit:
     """Return a model fitted to the training clips, with the weights of its last epoch.
 
     The last epoch, not the best: the learning rate has fallen to zero by then, and choosing an
     epoch by its validation score would flatter that score. checkpoint: a file that holds the state
     after each epoch; where it is there, the fit goes on from it. stop: asked before every step.
+    schedule: picks the augmentation step by step; None leaves it as the settings have it.
 
     Raises:
         SettingsError, BackboneError: the settings do not fit the clips or the backbone.
@@ -287,13 +305,15 @@ def fine_tune(
     class_weight = None if class_weight is None else class_weight.to(device)
     steps_per_epoch = math.ceil(len(train.targets) / training.batch_size)
     n_steps = training.epochs * steps_per_epoch
+    schedule = schedule or Schedule()
+    schedule.begin(Course(train, settings, n_steps, steps_per_epoch))
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
-        history = _load_checkpoint(checkpoint, model, parameters, optimiser, settings)
+        history = _load_checkpoint(checkpoint, model, parameters, optimiser, settings, schedule)
     for epoch in range(len(history), training.epochs):
         started = time.perf_counter()
         rng = np.random.default_rng([training.seed, epoch])
-        order = rng.permutation(len(train.targets))
+        order = schedule.order(rng.permutation(len(train.targets)), epoch)
         model.train()
         if training.freeze_backbone:  # else a batch norm's running means would move
             for module in model.modules():
@@ -305,15 +325,18 @@ def fine_tune(
             for step, rows in enumerate(_batches(order, training.batch_size)):
                 if stop is not None and stop():
                     return Fit(model.eval(), tuple(history), stopped=True)
-                rate = learning_rate(epoch * steps_per_epoch + step, n_steps, settings)
+                at = epoch * steps_per_epoch + step
+                rate = learning_rate(at, n_steps, settings)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
-                loss = _loss(model, train, rows, settings, rng, class_weight)
+                varied = schedule.variation(at, len(rows), rng, model)
+                loss = _loss(model, train, rows, settings, rng, class_weight, varied)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
                 optimiser.step()
                 total += loss.detach() * len(rows)
+                schedule.after(at, model, loss.detach(), rate)
         train_loss = float(total) / len(order)
         if not math.isfinite(train_loss):
             raise FloatingPointError(
@@ -324,7 +347,7 @@ def fine_tune(
         row["seconds"] = time.perf_counter() - started
         history.append(row)
         if checkpoint is not None:
-            _save_checkpoint(checkpoint, model, parameters, optimiser, settings, history)
+            _save_checkpoint(checkpoint, model, parameters, optimiser, settings, history, schedule)
         if on_epoch is not None:
             on_epoch(row)
     return Fit(model.eval(), tuple(history), stopped=False)
@@ -337,13 +360,15 @@ def _loss(
     settings: Settings,
     rng: np.random.Generator,
     class_weight: Tensor | None,
+    variation: Variation | None = None,
 ) -> Tensor:
     """Return the mean loss of one augmented batch."""
+    varied = variation or Variation(settings.augmentation)
     with torch.no_grad():
-        level, n_valid = train.levels(rows, model, rng)
+        level, n_valid = train.levels(rows, model, rng, varied)
         features = model.log_mel.normalise(level, n_valid)
         frames = model.log_mel.valid_frames(n_valid).clamp_max(features.shape[-1])
-        draw = draw_spectrogram(rng, settings.augmentation, len(rows))
+        draw = varied.of(draw_spectrogram(rng, varied.settings, len(rows)))
         features = apply_spectrogram(features, frames, draw)
         targets = torch.from_numpy(train.targets[rows]).to(features.device)
         shares = mix_targets(nn.functional.one_hot(targets, len(model.labels)).float(), draw)
@@ -414,6 +439,7 @@ def _save_checkpoint(
     optimiser: torch.optim.Optimizer,
     settings: Settings,
     history: list[dict[str, float]],
+    schedule: Schedule,
 ) -> None:
     """Write weights, optimiser state and history as one safetensors file, whole or not at all."""
     tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
@@ -421,6 +447,7 @@ def _save_checkpoint(
         for name, value in optimiser.state[parameter].items():
             tensors[f"optimiser.{i}.{name}"] = value.contiguous()
     note = {"settings": settings.fingerprint(), "history": json.dumps(history)}
+    note |= {"schedule": schedule.fingerprint(), "schedule_state": json.dumps(schedule.state())}
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata=note)
     part.replace(path)
@@ -432,6 +459,7 @@ def _load_checkpoint(
     parameters: list[nn.Parameter],
     optimiser: torch.optim.Optimizer,
     settings: Settings,
+    schedule: Schedule,
 ) -> list[dict[str, float]]:
     """Fill model and optimiser from a checkpoint and return its history.
 
@@ -444,6 +472,9 @@ def _load_checkpoint(
         note = file.metadata()
     if note["settings"] != settings.fingerprint():
         raise SettingsError(f"{path}: a checkpoint of other settings; give another folder.")
+    if note.get("schedule", Schedule().fingerprint()) != schedule.fingerprint():
+        raise SettingsError(f"{path}: a checkpoint of another schedule; give another folder.")
+    schedule.restore(json.loads(note.get("schedule_state", "{}")))
     tensors = load_file(path)
     weights = {n[6:]: t for n, t in tensors.items() if n.startswith("model.")}
     model.load_state_dict(weights)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from audio.arms import ScheduleSettings
 from audio.clips import SplitSettings, assign_splits
 from audio.settings import (
     AugmentationSettings,
@@ -20,9 +21,11 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
+from scripts.schedule import FILE, make_schedule, schedule_identity, schedule_text
 from scripts.tables import scores_text
 
 if TYPE_CHECKING:
+    from audio.schedule import Schedule
     from audio.train import Fit
     from scripts.clips_in import ClipsIn
 
@@ -64,6 +67,7 @@ class Finetune:
     spectrogram: SpectrogramSettings = SpectrogramSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     training: TrainingSettings = TrainingSettings()
+    scheduling: ScheduleSettings = ScheduleSettings()
 
 
 def with_base(command: Any) -> Any:
@@ -125,7 +129,11 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
-        identity = {"settings": settings.to_json(), "corpus": manifest.fingerprint()}
+        identity = {
+            "settings": settings.to_json(),
+            "corpus": manifest.fingerprint(),
+            "schedule": schedule_identity(command.scheduling),
+        }
         folder.begin("finetune", identity, argv)
         if folder.is_done:
             say(f"{command.out}: already done; --overwrite fits it again.")
@@ -149,6 +157,13 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         say(clips.manifest.describe())
         train = clips.examples["train"]
         settings = resolve(settings, train)
+        schedule = make_schedule(
+            command.scheduling,
+            settings,
+            train.targets,
+            clips.groups("train"),
+            pictures=pictures,
+        )
         with progress("fit", "epochs") as draw:
             fit = fine_tune(
                 train,
@@ -157,8 +172,9 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
                 clips.labels,
                 checkpoint=folder.work / "checkpoint.safetensors",
                 on_epoch=epoch_lines(draw, settings.training.epochs),
+                schedule=schedule,
             )
-        results = score_and_save(folder, fit, clips)
+        results = score_and_save(folder, fit, clips, schedule)
         folder.finish(results)
         print_scores(results)
         print_result(summary(results))
@@ -182,7 +198,9 @@ def epoch_lines(
     return show
 
 
-def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any]:
+def score_and_save(
+    folder: RunFolder, fit: Fit, clips: ClipsIn, schedule: Schedule | None = None
+) -> dict[str, Any]:
     """Save the model, score it on validation and test, write the report; return the results."""
     from audio.clips import write_csv
     from audio.metrics import evaluate
@@ -203,6 +221,9 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     }
     if clips.leakage is not None:
         results["leakage"] = clips.leakage
+    if schedule is not None:
+        results["schedule"] = schedule.record()
+        folder.write_json(FILE, results["schedule"])
     rows: list[list[Any]] = []
     for split in ("validation", "test"):
         examples = clips.examples[split]
@@ -262,7 +283,9 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
 
 
 def print_scores(results: dict[str, Any]) -> None:
-    """Write the scores of both splits to stdout, to be read."""
+    """Write the scores of both splits to stdout, to be read, and what a schedule picked."""
+    if "schedule" in results:
+        print(schedule_text(results["schedule"]))
     for split in ("validation", "test"):
         if split in results:
             print(scores_text(split, results[split]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from audio import fold_report, report
+from audio import fold_report, report, schedule_report
 from audio.images import read_picture
 from audio.page import Section, write_report
 from audio.plots import percent
@@ -65,6 +65,9 @@ def write_folds_page(
     ]
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
+    for fold in results.get("schedules", []):
+        title = f"What was picked when: fold {fold['fold']}"
+        sections.append(schedule_report.schedule_section(fold["schedule"], title=title))
     sections.append(report.corpus_table(results["corpus"]))
     sections += closing_sections(results["settings"], record)
     write_report(path or folder / "report.html", title="A cross-validation", sections=sections)
@@ -98,6 +101,8 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
     )
     history = results["history"]
     sections.append(report.learning_curves(history, chosen_epoch=int(history[-1]["epoch"])))
+    if "schedule" in results:
+        sections.append(schedule_report.schedule_section(results["schedule"]))
     sections.append(report.corpus_table(results["corpus"]))
     return sections
 
