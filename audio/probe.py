@@ -62,42 +62,46 @@ def draw_probe(
         SettingsError: there are too few clips to keep any out.
     """
     labels = [str(target) for target in targets]
-    named = [f"clip {i}" if g is None else f"group {g}" for i, g in enumerate(groups)]
-    alone = [f"clip {i}" for i in range(len(labels))]
-    by = "group" if any(g is not None for g in groups) else "clip"
-    out = _drawn(named, labels, percent, seed)
-    if by == "group" and not 0 < len(out) <= _GROUPS_AT_MOST * percent / 100 * len(labels):
-        by, out = "clip", _drawn(alone, labels, percent, seed)
-    if not len(out):
+    by, out = "clip", np.empty(0, np.int64)
+    if any(group is not None for group in groups):
+        by, out = "group", _whole_groups(groups, labels, percent, seed)
+    share = len(out) / len(labels) * 100
+    if by == "clip" or not 0 < share <= _GROUPS_AT_MOST * percent:
+        rows = np.arange(len(labels))
+        by, out = "clip", _in_turns(rows, labels, round(percent / 100 * len(labels)), seed)
+    if not len(out) or set(np.delete(targets, out)) != set(targets):
         raise SettingsError(
             f"probe_percent={percent:g} of {len(labels)} training clips leaves no probe and a clip "
             "of every class to train on; add clips, raise it, or give schedule=uniform."
         )
-    return Probe(out, _thinned(out, labels, most, seed), by)
+    return Probe(np.sort(out), _in_turns(out, labels, most, seed), by)
 
 
-def _drawn(
-    groups: Sequence[str], labels: Sequence[str], percent: float, seed: int
+def _whole_groups(
+    groups: Sequence[str | None], labels: Sequence[str], percent: float, seed: int
 ) -> NDArray[np.int64]:
+    named = [f"clip {i}" if g is None else f"group {g}" for i, g in enumerate(groups)]
     settled: list[str | None] = [None] * len(labels)
     try:
-        draw_side(settled, groups, labels, "validation", percent, seed)
+        draw_side(settled, named, labels, "validation", percent, seed)
     except ManifestError:
         return np.empty(0, np.int64)
-    train_every_class(settled, groups, labels, [True] * len(labels))
+    train_every_class(settled, named, labels, [True] * len(labels))
     return np.flatnonzero([split is not None for split in settled])
 
 
-def _thinned(
+def _in_turns(
     rows: NDArray[np.int64], labels: Sequence[str], most: int, seed: int
 ) -> NDArray[np.int64]:
-    """Return at most so many of the rows, in an order in which every stretch has all classes."""
+    """Return at most so many of the rows, in an order in which every stretch has all classes in
+    proportion."""
+    rng = np.random.default_rng([0x9B0BE, seed])
     met: Counter[str] = Counter()
     counts = Counter(labels[row] for row in rows)
     place = []
-    for row in np.random.default_rng([0x9B0BE, seed]).permutation(rows):
+    for row in rng.permutation(rows):
         label = labels[row]
-        place.append(((met[label] + 0.5) / counts[label], label, int(row)))
+        place.append(((met[label] + 0.5) / counts[label], float(rng.random()), int(row)))
         met[label] += 1
     return np.array([row for _, _, row in sorted(place)[:most]], np.int64)
 

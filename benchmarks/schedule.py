@@ -43,6 +43,8 @@ class Task:
     split: SplitSettings
     clips: dict[str, int | None]
     values: dict[str, Any]
+    segment_epochs: float
+    """How long an arm is held: 64 segments in all."""
 
 
 _SMALL = {"n_mels": 32, "threads": 1, "device": "cpu"}
@@ -55,18 +57,21 @@ TASKS = {
         SplitSettings(test_groups=("theo", "lucas"), validation_groups=("yweweler",)),
         {"train": 180, "validation": 100, "test": 400},
         _DIGITS | {"epochs": 32},
+        0.5,
     ),
     "speakers": Task(
         "{digit}_{label}_{group}",
         SplitSettings(),
         {"train": 90, "validation": 100, "test": 400},
         _DIGITS | {"epochs": 64},
+        1.0,
     ),
     "embedded": Task(
         None,
         SplitSettings(),
         {"train": 180, "validation": 100, "test": 160},
         _SMALL | {"hop_length": 640, "epochs": 32},
+        0.5,
     ),
 }
 
@@ -184,7 +189,7 @@ def measure(options: argparse.Namespace) -> None:
                         return
                     row = train(
                         name, clips[name], contender, seed,
-                        segment_epochs=options.segment_epochs,
+                        segment_epochs=options.segment_epochs or TASKS[name].segment_epochs,
                         learn_percent=options.learn_percent, known=known,
                     )  # fmt: skip
                     known[name, contender, seed] = row
@@ -259,7 +264,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--arms", nargs="+", default=["presets"], choices=["presets", "factored"])
     parser.add_argument("--only", nargs="+", default=[])
-    parser.add_argument("--segment-epochs", type=float, default=1.0)
+    parser.add_argument("--segment-epochs", type=float, help="instead of the task's")
     parser.add_argument("--learn-percent", type=float, default=60.0)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()

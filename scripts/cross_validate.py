@@ -36,6 +36,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
     from scripts.clips_in import decode_clips
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
+    scheduled = schedule_identity(command.scheduling)
     manifest, turns = _turns(command, is_pictures=is_images_folder(command.clips))
     with open_run(command.out, overwrite=command.overwrite) as folder:
         identity: dict[str, Any] = {
@@ -44,7 +45,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
             "folds": list(turns),
             "validation_percent": command.split.validation_percent,
             "split_seed": command.split.split_seed,
-            "schedule": schedule_identity(command.scheduling),
+            "schedule": scheduled,
         }
         folder.begin("finetune", identity, argv)
         if folder.is_done:

@@ -120,6 +120,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
     from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
+    scheduled = schedule_identity(command.scheduling)
     pictures = is_images_folder(command.clips)
     if not pictures:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
@@ -132,7 +133,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         identity = {
             "settings": settings.to_json(),
             "corpus": manifest.fingerprint(),
-            "schedule": schedule_identity(command.scheduling),
+            "schedule": scheduled,
         }
         folder.begin("finetune", identity, argv)
         if folder.is_done:
