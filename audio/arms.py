@@ -70,13 +70,12 @@ def all_off() -> dict[str, float]:
     >>> all_off()["gain_db"]
     0.0
     """
-    # 0 turns an operation off, says its docstring; what may not be 0 is no operation's strength
-    default = AugmentationSettings()
+    none = AugmentationSettings.none()
     made = {}
-    for spec in fields(default):
-        value = getattr(default, spec.name)
+    for spec in fields(none):
+        value = getattr(none, spec.name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            made[spec.name] = 0.0 if spec.metadata.get("low") == 0 else float(value)
+            made[spec.name] = float(value)
     return made
 
 
@@ -194,7 +193,7 @@ class Arms:
         Raises:
             SettingsError: a value is out of its range.
         """
-        values: dict[str, float] = {}
+        values: dict[str, Any] = {}
         for factor, arm in zip(self.factors.values(), choice, strict=True):
             values |= list(factor.values())[arm]
         return replace(base, **values)

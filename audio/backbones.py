@@ -7,8 +7,6 @@ and what we changed), from which `build_network` makes it again without the chec
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,19 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from audio.encoder import is_plain, pooled_tokens
-from audio.settings import AST_PRESET, WHISPER_PRESET, SpectrogramSettings, UserError
-
-SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
-
-_AST, _VIT, _WHISPER = "audio-spectrogram-transformer", "vit", "whisper"
-_PATCH = 16
-_STEM_CHANNELS = (16, 32, 64)
-_STEM_TIME_STRIDES = (2, 2, 1)
-
-
-class BackboneError(UserError):
-    """A backbone cannot be had, or does not fit the settings; the message gives the remedy."""
+from audio.scratch import (
+    AST,
+    PATCH,
+    SCRATCH,
+    VIT,
+    WHISPER,
+    BackboneError,
+    ConvPatches,
+    ConvStem,
+    scratch_network,
+    whole_patches,
+)
+from audio.settings import AST_PRESET, WHISPER_PRESET, SpectrogramSettings
 
 
 def _classes(model_type: str) -> tuple[Any, Any]:
@@ -37,9 +36,9 @@ def _classes(model_type: str) -> tuple[Any, Any]:
     import transformers as t
 
     table = {
-        _AST: (t.ASTConfig, t.ASTForAudioClassification),
-        _VIT: (t.ViTConfig, t.ViTForImageClassification),
-        _WHISPER: (t.WhisperConfig, t.WhisperForAudioClassification),
+        AST: (t.ASTConfig, t.ASTForAudioClassification),
+        VIT: (t.ViTConfig, t.ViTForImageClassification),
+        WHISPER: (t.WhisperConfig, t.WhisperForAudioClassification),
     }
     if model_type not in table:
         raise BackboneError(
@@ -49,112 +48,28 @@ def _classes(model_type: str) -> tuple[Any, Any]:
     return table[model_type]
 
 
-def scratch_network(
-    name: str, *, n_mels: int, n_frames: int, n_labels: int, dropout: float
-) -> dict[str, Any]:
-    """Return the description of a small network to be trained from nothing.
-
-    whisper-scratch: a Whisper encoder of two layers behind a stem of three 2-D convolutions.
-    ast-scratch: overlapping 16 x 16 patches, stride 10. vit-scratch: 16 x 16 patches.
-
-    Raises:
-        BackboneError: an unknown name.
-    """
-    wide: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3}
-    wide |= {"intermediate_size": 768}
-    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
-    if name == "whisper-scratch":
-        bands, tokens = n_mels, n_frames
-        for time_stride in _STEM_TIME_STRIDES:
-            bands, tokens = -(-bands // 2), -(-tokens // time_stride)
-        config: dict[str, Any] = {
-            "d_model": 128,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 384,
-            "decoder_layers": 1,
-            "num_mel_bins": _STEM_CHANNELS[-1] * bands,
-            "max_source_positions": tokens,
-            "classifier_proj_size": 128,
-            "dropout": dropout,
-        }
-        description = _describe(_WHISPER, config, n_labels)
-        return description | {"stem": list(_STEM_CHANNELS), "strides": [1, 1]}
-    if name == "ast-scratch":
-        config = {"num_mel_bins": max(n_mels, _PATCH), "max_length": max(n_frames, _PATCH)}
-        return _describe(_AST, config | wide | drop, n_labels)
-    if name == "vit-scratch":
-        config = {"image_size": [_whole(n_mels), _whole(n_frames)], "num_channels": 1}
-        return _describe(_VIT, config | wide | drop | {"patch_size": _PATCH}, n_labels)
-    raise BackboneError(
-        f"backbone={name!r} is not one of {', '.join(SCRATCH)}, nor a folder with a config.json, "
-        "nor a hub id (owner/name)."
-    )
-
-
-def _describe(model_type: str, config: dict[str, Any], n_labels: int) -> dict[str, Any]:
-    return {"type": model_type, "config": config | {"num_labels": n_labels}}
-
-
-def _whole(n: int) -> int:
-    """Return `n` raised to a whole number of patches."""
-    return -(-n // _PATCH) * _PATCH
-
-
-class ConvStem(nn.Module):
-    """Spectrogram to a sequence: 3 x 3 convolutions that see time and frequency alike.
-
-    Each halves the bands; the first two halve the frames too. What a transformer would have to
-    learn from many clips, that a pattern may move a little in time and pitch, is built in.
-    """
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for n, time_stride in zip(channels, _STEM_TIME_STRIDES, strict=True):
-            layers += [
-                nn.Conv2d(before, n, 3, stride=(2, time_stride), padding=1, bias=False),
-                nn.BatchNorm2d(n),
-                nn.GELU(),
-            ]
-            before = n
-        self.layers = nn.Sequential(*layers)
-        self.time_stride = math.prod(_STEM_TIME_STRIDES)
-        self.band_stride = 2 ** len(channels)
-        self.channels = before
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return (batch, channels * bands, tokens) of features (batch, n_mels, n_frames)."""
-        return self.maps(features).flatten(1, 2)
-
-    def maps(self, features: Tensor) -> Tensor:
-        """Return (batch, channels, bands, tokens), the channels together in memory."""
-        # else oneDNN copies every map to such a layout and back: a sixth of a training step
-        image = features[:, None].to(memory_format=torch.channels_last)
-        maps: Tensor = self.layers(image)
-        return maps
-
-
 def build_network(description: dict[str, Any]) -> nn.Module:
     """Return the network of a description, with fresh weights from torch's generator."""
     make_config, make_model = _classes(description["type"])
-    network: nn.Module = make_model(make_config(**description["config"]))
-    if "stem" in description:
+    network: Any = make_model(make_config(**description["config"]))
+    if "stem" in description and description["type"] == VIT:
+        patches = network.vit.embeddings.patch_embeddings
+        patches.projection = ConvPatches(description["stem"], network.config.hidden_size)
+    elif "stem" in description:
         network.stem = ConvStem(description["stem"])
-        encoder: Any = network.encoder
+        encoder = network.encoder
         encoder.conv1.stride = (description["strides"][0],)
         encoder.conv2.stride = (description["strides"][1],)
-    if description["type"] == _AST:  # transformers leaves these at zero; the original does not
-        ast: Any = network.audio_spectrogram_transformer
-        embeddings = ast.embeddings
+    if description["type"] == AST:  # transformers leaves these at zero; the original does not
+        embeddings = network.audio_spectrogram_transformer.embeddings
         for table in (
             embeddings.position_embeddings,
             embeddings.cls_token,
             embeddings.distillation_token,
         ):
             nn.init.trunc_normal_(table.data, std=0.02)
-    return network
+    made: nn.Module = network
+    return made
 
 
 def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Tensor:
@@ -164,7 +79,7 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
     or None for all; the Whisper encoder pools over these alone.
     """
     config = network.config
-    if config.model_type == _WHISPER:
+    if config.model_type == WHISPER:
         encoder = network.encoder
         stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
         if hasattr(network, "stem"):
@@ -190,7 +105,7 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
             features = _grow(features, config.num_mel_bins, config.max_source_positions * stride)
         hidden = network.projector(encoder(features).last_hidden_state)
         return network.classifier(_masked_mean(hidden, frames, stride)).float()  # type: ignore[no-any-return]
-    if config.model_type == _AST:
+    if config.model_type == AST:
         features = _grow(features, config.num_mel_bins, config.max_length)
         # AST takes (batch, n_frames, n_mels); a transposed input of equal size would pass unseen
         return network(features.transpose(1, 2)).logits.float()  # type: ignore[no-any-return]
@@ -206,8 +121,8 @@ def _grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
     if (
         have[0] > n_mels
         or have[1] > n_frames
-        or n_mels - have[0] >= _PATCH
-        or n_frames - have[1] >= _PATCH
+        or n_mels - have[0] >= PATCH
+        or n_frames - have[1] >= PATCH
     ):
         raise BackboneError(
             f"the network was built for {n_mels} bands x {n_frames} frames, not {have[0]} x "
@@ -261,9 +176,9 @@ def preset_for(backbone: str) -> SpectrogramSettings:
     if not is_checkpoint(backbone):
         return SpectrogramSettings()
     config = _read_config(backbone)
-    if config.model_type == _AST:
+    if config.model_type == AST:
         return replace(AST_PRESET, clip_s=None, n_mels=config.num_mel_bins)
-    if config.model_type == _WHISPER:
+    if config.model_type == WHISPER:
         return replace(WHISPER_PRESET, clip_s=None, n_mels=config.num_mel_bins)
     return SpectrogramSettings(n_mels=128)
 
@@ -300,7 +215,7 @@ def load_checkpoint(
             f"backbone={source!r} lacks {len(drawn)} of its weights ({drawn[0]}, ...); copy the "
             "whole checkpoint."
         )
-    fit = {_AST: _fit_ast, _VIT: _fit_vit, _WHISPER: _fit_whisper}[config.model_type]
+    fit = {AST: _fit_ast, VIT: _fit_vit, WHISPER: _fit_whisper}[config.model_type]
     fit(network, n_mels, n_frames)
     kept = network.config.to_diff_dict() | {"num_labels": n_labels}
     for name in ("id2label", "label2id", "architectures", "dtype", "transformers_version"):
@@ -355,10 +270,10 @@ def _fit_vit(network: Any, n_mels: int, n_frames: int) -> None:
     embeddings = network.vit.embeddings
     patches = embeddings.patch_embeddings
     patch = config.patch_size
-    if patch != _PATCH:
-        raise BackboneError(f"a ViT of patch size {patch} is not supported; use one of {_PATCH}.")
+    if patch != PATCH:
+        raise BackboneError(f"a ViT of patch size {patch} is not supported; use one of {PATCH}.")
     old = (patches.image_size[0] // patch, patches.image_size[1] // patch)
-    image = (_whole(n_mels), _whole(n_frames))
+    image = (whole_patches(n_mels), whole_patches(n_frames))
     new = (image[0] // patch, image[1] // patch)
     table = embeddings.position_embeddings.data
     grid = table[:, 1:].reshape(1, *old, -1).permute(0, 3, 1, 2)
@@ -379,13 +294,13 @@ def _fit_vit(network: Any, n_mels: int, n_frames: int) -> None:
 
 def freeze_fixed(network: Any) -> None:
     """Keep Whisper's sinusoidal positions fixed; loading sets their requires_grad again."""
-    if network.config.model_type == _WHISPER:
+    if network.config.model_type == WHISPER:
         network.encoder.embed_positions.requires_grad_(False)
 
 
 def head_parameters(network: Any) -> list[nn.Parameter]:
     """Return the parameters of the classification head."""
     heads = [network.classifier]
-    if network.config.model_type == _WHISPER:
+    if network.config.model_type == WHISPER:
         heads.append(network.projector)
     return [parameter for head in heads for parameter in head.parameters()]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from audio.backbones import (
@@ -25,35 +25,20 @@ from audio.backbones import (
     is_checkpoint,
     load_checkpoint,
     network_logits,
-    scratch_network,
 )
+from audio.model_config import FORMAT, SpectrogramClassifierConfig
+from audio.scratch import scratch_network
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
-from audio.waveform import Waveform, fit_length, window_starts
+from audio.windows import Waveform, fitted_windows, window_starts
+from audio.windows import mean_by_clip as mean_by_clip
 
-FORMAT = 1  # of the saved folder; raised when older code could no longer read it
+_WINDOWS_TOGETHER = 32
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class ModelError(UserError):
     """A model folder cannot be used; the message gives the folder and the remedy."""
-
-
-class SpectrogramClassifierConfig(PretrainedConfig):  # type: ignore[misc]
-    """What a saved model carries: its settings, its network's description, its labels."""
-
-    model_type = "melbandit"
-
-    def __init__(
-        self,
-        settings: dict[str, Any] | None = None,
-        network: dict[str, Any] | None = None,
-        melbandit_format: int = FORMAT,
-        **more: Any,
-    ) -> None:
-        self.settings = settings or {}
-        self.network = network or {}
-        self.melbandit_format = melbandit_format
-        super().__init__(**more)
 
 
 class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
@@ -94,7 +79,11 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             else:
                 network = None
                 description = scratch_network(
-                    training.backbone, n_labels=len(labels), dropout=training.dropout, **geometry
+                    training.backbone,
+                    n_labels=len(labels),
+                    dropout=training.dropout,
+                    size=training.size,
+                    **geometry,
                 )
             model = cls(
                 SpectrogramClassifierConfig(
@@ -129,14 +118,38 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             )
         if config.get("melbandit_format", 0) > FORMAT:
             raise ModelError(f"{folder}: written by a newer melbandit; upgrade to read it.")
+        lacking = [name for name in ("settings", "network", "id2label") if not config.get(name)]
+        if lacking:
+            raise ModelError(f"{config_path}: lacks {', '.join(lacking)}; copy the whole folder.")
         if not (folder / "model.safetensors").exists():
-            raise ModelError(f"{folder}: model.safetensors is missing; copy the whole folder.")
+            pickled = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLED)
+            beside = (
+                f" {pickled[0]} is not read: unpickling runs whatever code is in it."
+                if pickled
+                else ""
+            )
+            raise ModelError(
+                f"{folder}: model.safetensors is missing; copy the whole folder.{beside}"
+            )
         try:
             model, loading = cls.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         except SafetensorError as error:
-            raise ModelError(f"{folder}/model.safetensors: cannot be read ({error}).") from None
+            raise ModelError(
+                f"{folder}/model.safetensors: cannot be read as safetensors ({error}); copy the "
+                "whole folder."
+            ) from None
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{folder}/model.safetensors: of another network than config.json tells of "
+                f"({first}); copy the whole folder."
+            ) from None
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"])[:3])
             raise ModelError(f"{folder}: model.safetensors lacks {missing}; copy the whole folder.")
@@ -159,9 +172,13 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
 
         input_values: float32 (batch, n_samples) in [-1, 1], windows of the model's `clip_s` at its
         sample rate, zeros past n_valid. n_valid: int (batch,); None says all. labels: int (batch,).
+        Of longer clips the logits are the logarithm of the mean probabilities over their windows.
         """
-        level = self.log_mel(input_values, n_valid)
-        logits = self.classify(self.log_mel.normalise(level, n_valid), n_valid)
+        if input_values.shape[-1] > self.settings.spectrogram.n_samples:
+            logits = self._logits_over_windows(input_values, n_valid)
+        else:
+            level = self.log_mel(input_values, n_valid)
+            logits = self.classify(self.log_mel.normalise(level, n_valid), n_valid)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -172,14 +189,46 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             frames = self.log_mel.valid_frames(n_valid).clamp_max(features.shape[-1])
         return network_logits(self.network, features, frames)
 
-    def windows(self, waveform: Waveform) -> Iterator[tuple[Waveform, int]]:
-        """Yield the windows that cover a clip: (samples (n_samples,), how many are its own)."""
+    def _logits_over_windows(self, input_values: Tensor, n_valid: Tensor | None) -> Tensor:
+        """Return what `predict` gives of clips longer than a window, as logits."""
+        lengths = [input_values.shape[-1]] * len(input_values) if n_valid is None else n_valid
+        n = self.settings.spectrogram.n_samples
+        rows = []
+        for clip, length in zip(input_values, map(int, lengths), strict=True):
+            own = clip[: max(length, n)]
+            starts = window_starts(len(own), n)
+            total = torch.zeros((), device=clip.device)
+            for first in range(0, len(starts), _WINDOWS_TOGETHER):
+                some = starts[first : first + _WINDOWS_TOGETHER]
+                valid = torch.tensor([min(n, length - start) for start in some], device=clip.device)
+                batch = torch.stack([own[start : start + n] for start in some])
+                logits = self(batch, n_valid=valid).logits
+                total = total + torch.softmax(logits, -1).sum(0)
+            rows.append((total / len(starts)).clamp_min(torch.finfo(total.dtype).tiny).log())
+        return torch.stack(rows)
+
+    def save_pretrained(self, save_directory: str | Path, **more: Any) -> None:
+        """Write the model's folder: weights, config, and the code that transformers needs to load
+        it where melbandit is not installed (`trust_remote_code=True`)."""
+        from audio.feature_extraction import SpectrogramFeatureExtractor
+        from audio.portable import EXTRACTOR_AUTO_MAP, MODEL_AUTO_MAP, write_code
+
         spectrogram = self.settings.spectrogram
-        n = spectrogram.n_samples
-        for start in window_starts(len(waveform), n):
-            piece = waveform[start : start + n]
-            fitted = fit_length(piece, n, padding=spectrogram.padding)
-            yield fitted, n if spectrogram.padding == "repeat" else len(piece)
+        self.config.auto_map = dict(MODEL_AUTO_MAP)
+        super().save_pretrained(save_directory, **more)
+        extractor = SpectrogramFeatureExtractor(
+            sampling_rate=spectrogram.sample_rate_hz,
+            n_samples=spectrogram.n_samples,
+            clip_padding=spectrogram.padding,
+        )
+        extractor.auto_map = dict(EXTRACTOR_AUTO_MAP)
+        extractor.save_pretrained(save_directory)
+        write_code(Path(save_directory))
+
+    def windows(self, waveform: Waveform) -> Iterator[tuple[Waveform, int]]:
+        """Return the windows that cover a clip: (samples (n_samples,), how many are its own)."""
+        spectrogram = self.settings.spectrogram
+        return fitted_windows(waveform, spectrogram.n_samples, padding=spectrogram.padding)
 
     @torch.inference_mode()
     def predict(
@@ -215,17 +264,3 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         if not n_clips:
             return np.zeros((0, len(self.labels)), np.float32)
         return mean_by_clip(outputs, np.array(owner), n_clips)
-
-
-def mean_by_clip(
-    outputs: Sequence[NDArray[np.float32]], owner: NDArray[np.int64], n_clips: int
-) -> NDArray[np.float32]:
-    """Return the mean over each clip's windows, float32 (n_clips, n_labels).
-
-    outputs: batches of (n, n_labels), in all a row a window. owner: the clip of each window.
-    """
-    chances = np.concatenate(outputs)
-    sums = np.zeros((n_clips, chances.shape[1]), np.float32)
-    np.add.at(sums, owner, chances)
-    sums /= np.bincount(owner, minlength=n_clips)[:, None]
-    return sums

@@ -18,6 +18,12 @@ from audio.settings import UserError
 
 SPLITS = ("train", "validation", "test")
 
+#: File name endings taken for sound when a folder is listed.
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .voc "
+    ".m4a .aac .mp4 .3gp .3g2 .amr .webm .wma .mka .mkv .mov".split()
+)
+
 _VALIDATION_PERCENT = 20.0
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
 
@@ -114,6 +120,17 @@ class Manifest:
                 f"|{clip.fold}|{clip.split}|{state}\n".encode()
             )
         return digest.hexdigest()[:12]
+
+
+def list_sounds(folder: Path) -> list[Path]:
+    """Return the sound files in a folder and below it by their endings, sorted; none hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def _number(text: str | None, column: str, where: str) -> float | None:

@@ -1,26 +1,25 @@
-"""From clips to levels, many clips at a time, on as many threads as there are cores.
+"""From clips to levels, many clips at a time, on as many cores as there are.
 
-A thread takes a few clips and does everything for them: read, mix, resample, cut, mel, and hands
-the levels to a sink (`PictureFolder`, `audio.shards.ShardFolder`) that writes them. Nothing waits
-for a stage, and what a thread works on stays in its cache. The calls that take the time (read,
-soxr, FFT, products, deflate, write) release Python's lock.
+A worker (a thread, or a forked process where that can be) takes a few clips and does everything for
+them: read, mix, resample, cut, mel, and hands the levels to a sink (`PictureFolder`,
+`audio.shards.ShardFolder`) that writes them. Nothing waits for a stage, and what a worker works on
+stays in its cache.
 """
 
 from __future__ import annotations
 
-import os
-import queue
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
+from audio.crew import by_processes, by_threads, can_fork, cores
 from audio.decoding import ClipError, Waveform, read_duration_s, read_sound, sound_blocks
 from audio.files import write_atomically
 from audio.images import Orientation, colour_table, encode_pictures
@@ -31,13 +30,19 @@ from audio.waveform import Resampler, fit_length, resampled_blocks, trim_silence
 Levels = NDArray[np.float32]
 LevelFunction = Callable[[Waveform, NDArray[np.int64]], Levels]
 
-_MOST_CLIPS = 32  # of one thread at once
+_MOST_CLIPS = 32  # of one worker at once
 _MOST_SAMPLES = 1 << 21  # of those clips together: 8 MB
 _LONG_BYTES = 1 << 25  # files from here on are streamed, if only a part of them is shown
 
 
 class Sink(Protocol):
-    """Where levels go. Called from several threads at once, each with rows of its own."""
+    """Where levels go. Called from several threads at once, each with rows of its own.
+
+    may_be_copied: whether copies of it in several processes may write, each its own rows.
+    """
+
+    @property
+    def may_be_copied(self) -> bool: ...
 
     def write(self, rows: Sequence[int], levels: Levels, n_valid: Sequence[int]) -> None:
         """Take the levels (n, n_mels, n_frames) of some of the manifest's clips."""
@@ -73,6 +78,7 @@ class PictureFolder:
     settings: SpectrogramSettings
     colormap: str | None = None
     orientation: Orientation = "upright"
+    may_be_copied: bool = True
 
     def write(self, rows: Sequence[int], levels: Levels, n_valid: Sequence[int]) -> None:
         colours = None if self.colormap is None else (self.colormap, colour_table(self.colormap))
@@ -91,13 +97,6 @@ class PictureFolder:
         pass
 
 
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def read_durations(clips: Sequence[Clip], *, workers: int) -> list[float | None]:
     """Return the length of each clip in seconds, or None where it cannot be read; a clip that is a
     piece of a file has the length of the piece."""
@@ -106,7 +105,7 @@ def read_durations(clips: Sequence[Clip], *, workers: int) -> list[float | None]
     def measure(path: Path) -> Iterator[tuple[Path, float | None]]:
         yield path, read_duration_s(path)
 
-    found = dict(_as_done(iter(paths), measure, workers))
+    found = dict(by_threads(iter(paths), measure, workers))
     lengths: list[float | None] = []
     for clip in clips:
         whole = clip.duration_s if clip.duration_s is not None else found[clip.path]
@@ -164,11 +163,15 @@ def convert_clips(
 ) -> Outcome:
     """Send the levels of `clips[row]` for each row to the sink, and return what became of them.
 
-    workers: threads; 0 is one a core. log_mel: what makes levels of (batch, n_samples) and n_valid;
-    by default `NumpyLogMel`. progress: called with the number of clips that were dealt with.
+    workers: how many at once; 0 is one a core. They are forked processes where that is possible
+    (`audio.crew.can_fork`), the sink may be copied, and no recording is cut into windows, of which
+    one worker has all; else threads.
+    log_mel: what makes levels of (batch, n_samples) and n_valid; by default `NumpyLogMel`.
+    progress: called with the number of clips that were dealt with.
 
     Raises:
         OSError: the sink could not write; nothing is half-written.
+        UserError: a worker was killed.
     """
     maker = log_mel or NumpyLogMel(settings)
     cut = cut or CutSettings()
@@ -183,7 +186,13 @@ def convert_clips(
 
     windows = cut.longer == "windows"
     shares = _shares(clips, rows, settings, windows=windows)
-    for outcome in _as_done(shares, work, workers or cores()):
+    workers = workers or cores()
+    outcomes: Iterator[Outcome]
+    if workers > 1 and log_mel is None and sink.may_be_copied and not windows and can_fork():
+        outcomes = by_processes(list(shares), work, workers)
+    else:
+        outcomes = by_threads(shares, work, workers)
+    for outcome in outcomes:
         total.add(outcome)
         if progress:
             progress(total.n_new + len(total.failed))
@@ -193,7 +202,7 @@ def convert_clips(
 def _shares(
     clips: Sequence[Clip], rows: Sequence[int], settings: SpectrogramSettings, *, windows: bool
 ) -> Iterator[list[int]]:
-    """Yield rows that one thread takes at once; with `windows`, all those of one recording."""
+    """Yield rows that one worker takes at once; with `windows`, all those of one recording."""
     most = _clips_at_once(settings)
     share: list[int] = []
     for row in rows:
@@ -216,7 +225,7 @@ def _clips_at_once(settings: SpectrogramSettings) -> int:
 
 
 class _Worker:
-    """What one thread does with shares of the clips."""
+    """What one worker does with shares of the clips."""
 
     def __init__(
         self,
@@ -392,53 +401,3 @@ def on_device(settings: SpectrogramSettings, name: str) -> LevelFunction:
         return result
 
     return levels
-
-
-# Threads
-
-
-def _as_done(
-    shares: Iterator[Any], work: Callable[[Any], Iterator[Any]], workers: int
-) -> Iterator[Any]:
-    """Yield what `work(share)` yields, as threads come to it; the first error ends all and is
-    raised."""
-    if workers <= 1:
-        for share in shares:
-            yield from work(share)
-        return
-    lock, stop = threading.Lock(), threading.Event()
-    done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    end = object()
-
-    def run() -> None:
-        try:
-            while not stop.is_set():
-                with lock:
-                    share = next(shares, end)
-                if share is end:
-                    break
-                for result in work(share):
-                    done.put((result, None))
-                    if stop.is_set():
-                        break
-        except BaseException as error:
-            done.put((None, error))
-        done.put((end, None))
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        n_ended = 0
-        while n_ended < workers:
-            result, error = done.get()
-            if error is not None:
-                raise error
-            if result is end:
-                n_ended += 1
-            else:
-                yield result
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()

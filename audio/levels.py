@@ -16,6 +16,12 @@ from torch import Tensor
 
 from audio.settings import AugmentationSettings, SpectrogramSettings
 
+_OF_WAVEFORMS = (
+    *("gain_db", "shift_percent", "speed_percent", "noise_percent", "filter_db"),
+    *("pitch_semitones", "polarity_percent", "low_pass_percent", "high_pass_percent"),
+    *("reverb_percent", "background_percent", "other_clip_percent"),
+)
+
 MOST_BYTES = 128 * 2**20  # of one split's clips, in one process
 
 
@@ -76,8 +82,7 @@ def levels_only(settings: SpectrogramSettings) -> SpectrogramSettings:
 
 def leaves_waveforms(settings: AugmentationSettings) -> bool:
     """Return whether the augmentation never touches a waveform, only its picture."""
-    s = settings
-    return not (s.gain_db or s.shift_percent or s.speed_percent or s.noise_percent or s.filter_db)
+    return not any(getattr(settings, name) for name in _OF_WAVEFORMS)
 
 
 def gather(parts: Iterable[tuple[Tensor, Tensor]], owner: NDArray[np.int64]) -> Levels:

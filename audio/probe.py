@@ -126,6 +126,8 @@ class ProbeScorer:
         import torch
         from torch import nn
 
+        from audio.optimisation import HALF
+
         training = model.settings.training
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
@@ -136,8 +138,8 @@ class ProbeScorer:
                 targets = torch.from_numpy(self._examples.targets[rows]).to(level.device)
                 self._pictures[part] = model.log_mel.normalise(level, n_valid), n_valid, targets
             features, n_valid, targets = self._pictures[part]
-            half = training.precision == "bfloat16"
-            with torch.autocast(features.device.type, torch.bfloat16, enabled=half):
+            half = HALF.get(training.precision)
+            with torch.autocast(features.device.type, half, enabled=half is not None):
                 logits = model.classify(features, n_valid)
             log_p = torch.log_softmax(logits.float(), -1)
             plain = nn.functional.nll_loss(log_p, targets, reduction="sum")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from audio.classifier import SpectrogramClassifier
+    from audio.team import Team
 
 State = tuple[int, int]
 """Third of the training, 0 to 2; how far the probe's loss is above the training's, 0 to 2."""
@@ -66,6 +67,8 @@ class Course:
     settings: Settings
     n_steps: int
     steps_per_epoch: int
+    team: Team | None = None
+    """The processes that fit together: the first one scores the probe and tells the others."""
 
 
 class Schedule:
@@ -100,7 +103,8 @@ class Schedule:
         return self._fixed
 
     def after(self, step: int, model: SpectrogramClassifier, loss: Tensor, rate: float) -> None:
-        """Take note of a step's loss and learning rate; `model` is the one after it."""
+        """Take note of a step's learning rate and of this process's part of the batch's mean loss;
+        `model` is the one after it."""
 
     def identity(self) -> dict[str, Any] | None:
         """Return what another schedule would differ in, JSON-ready."""
@@ -220,7 +224,8 @@ class AgentSchedule(Schedule):
         return self._varied
 
     def after(self, step: int, model: SpectrogramClassifier, loss: Tensor, rate: float) -> None:
-        self._loss = self._loss + loss  # stays on its device
+        team = self.course.team
+        self._loss = self._loss + (loss if team is None else team.add(loss))  # on its device
         self._rate += rate
         place = step % self.segment_steps
         # a clip that was trained on is never scored again
@@ -235,7 +240,12 @@ class AgentSchedule(Schedule):
         self.seconds += time.perf_counter() - started
 
     def _score(self, model: SpectrogramClassifier, part: int) -> None:
-        found = self._scorer.losses(model, part)
+        team = self.course.team
+        found = (0.0, 0.0, 0)
+        if team is None or team.is_first:
+            found = self._scorer.losses(model, part)
+        if team is not None:  # or the processes might come to different picks
+            found = team.tell(found)
         self._scored = [have + new for have, new in zip(self._scored, found, strict=True)]
 
     def _end(self, step: int) -> None:

@@ -352,6 +352,59 @@ class AugmentationSettings(SettingsGroup):
     """Up to this share of the frames is blanked, in two stripes."""
     mixup_percent: float = setting(0.0, low=0.0, high=100.0)
     """Share of the batches whose clips are mixed with one another, labels too (mixup, alpha .4)."""
+    pitch_semitones: float = setting(0.0, low=0.0, high=24.0)
+    """Each clip's pitch is moved up or down by up to this, in semitones; its length stays."""
+    polarity_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the clips that are turned upside down; a spectrogram shows it only beside noise or
+    another sound."""
+    low_pass_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the clips that lose what lies above a random cut-off (24 dB an octave)."""
+    low_pass_hz: float = setting(1000.0, low=20.0, high=192000.0)
+    """Least cut-off of that, in Hz; drawn from here to three octaves above."""
+    high_pass_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the clips that lose what lies below a random cut-off (24 dB an octave)."""
+    high_pass_hz: float = setting(800.0, low=20.0, high=192000.0)
+    """Greatest cut-off of that, in Hz; drawn from here to three octaves below."""
+    reverb_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the clips that sound in a synthetic room: early reflections, then decaying noise."""
+    reverb_s: float = setting(0.6, low=0.05, high=10.0)
+    """Longest reverberation time (60 dB) of the rooms, in seconds; drawn from a fifth of it on."""
+    background_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the clips that get a piece of a recording of background_folder added."""
+    background_folder: str = ""
+    """Folder of recordings (streets, rooms, crowds) that background_percent takes from."""
+    other_clip_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the clips that get another clip of the batch as background; labels stay."""
+    background_snr_db: float = setting(10.0, low=-20.0, high=60.0)
+    """Least ratio of a clip to its background of either kind, in dB; drawn from here to 30 dB
+    above."""
+    time_warp_percent: float = setting(0.0, low=0.0, high=45.0)
+    """A point of each clip is moved in time by up to this share of its length, what is before and
+    after it stretched and squeezed (SpecAugment's time warp)."""
+    erase_percent: float = setting(0.0, low=0.0, high=90.0)
+    """Up to this share of each picture is blanked, in one rectangle (random erasing)."""
+    cutmix_percent: float = setting(0.0, low=0.0, high=100.0)
+    """Share of the batches in which a rectangle of each picture is another clip's, labels mixed by
+    area (CutMix)."""
+
+    def check_rules(self) -> None:
+        if self.background_percent and not self.background_folder:
+            raise SettingsError(
+                f"background_percent={self.background_percent:g} needs recordings to take from; "
+                "give background_folder."
+            )
+
+    @classmethod
+    def none(cls) -> AugmentationSettings:
+        """Return settings under which nothing is varied.
+
+        >>> AugmentationSettings.none().gain_db
+        0.0
+        """
+        # what is on by default; all later operations are off
+        return cls(
+            gain_db=0.0, shift_percent=0.0, frequency_mask_percent=0.0, time_mask_percent=0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -361,6 +414,8 @@ class TrainingSettings(SettingsGroup):
     backbone: str = "whisper-scratch"
     """whisper-scratch, ast-scratch or vit-scratch; or the folder or hub id of an AST, ViT or
     Whisper checkpoint."""
+    size: Literal["nano", "tiny", "small", "base"] = "tiny"
+    """How large a network from scratch is: about 0.2 million weights, 0.6 to 2, 12 or 90."""
     epochs: int = setting(40, low=1, high=100000)
     """Passes over the training clips."""
     batch_size: int = setting(16, low=1, high=65536)
@@ -373,18 +428,58 @@ class TrainingSettings(SettingsGroup):
     """Share of each label spread over all classes."""
     dropout: float = setting(0.1, low=0.0, high=0.9)
     """Dropout in a network built from scratch."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Weigh each class by the inverse of its number of clips."""
+    balance: Literal["none", "weights", "root-weights", "sampling", "root-sampling", "logits"] = (
+        "none"
+    )
+    """What rare classes gain: their clips weigh more in the loss (inversely to their number, or to
+    its root), or come more often in each epoch (as often as any, or by the root of their number),
+    or the share of each class is taken out of what is learnt (logit adjustment)."""
     freeze_backbone: bool = False
     """Fit the classification head alone."""
+    unfreeze_epochs: int = setting(0, low=0, high=100000)
+    """Thaw one more layer, from the head down, after every so many epochs; 0 trains all at once."""
+    layer_decay: float = setting(1.0, low=0.01, high=1.0)
+    """Step size of each layer as a share of that of the layer above it, from the head down."""
+    lora_rank: int = setting(0, low=0, high=4096)
+    """Fit the head, and beside each frozen map of the layers a LoRA of this rank (needs peft)."""
+    lora_alpha: float = setting(16.0, low=0.001, high=100000.0)
+    """What a LoRA's change is multiplied by, divided by its rank."""
+    ema_decay: float = setting(0.0, low=0.0, high=0.999999)
+    """Score and save the running mean of the weights, of which this share is kept at each step
+    (EMA; 0.999 for long trainings); 0 takes the weights themselves."""
+    patience: int = setting(0, low=0, high=100000)
+    """Stop after so many epochs without a better validation score (macro-F1, then loss) and keep
+    the best epoch's weights; 0 trains to the end and keeps the last."""
+    micro_batches: int = setting(1, low=1, high=65536)
+    """Parts that each batch is worked through in, one after another, to save memory."""
     seed: int = setting(0, low=0, high=2**31 - 1)
     """Seed of the weights, the order of the clips and the augmentation."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the network; the mel transform and the loss stay in float32."""
+    torch_compile: bool = False
+    """Compile the network for training (torch.compile): a minute first, faster steps on a GPU."""
     threads: int = setting(0, low=0, high=1024)
     """CPU threads; 0 uses every core."""
+
+    def check_rules(self) -> None:
+        if self.size != "tiny" and not self.backbone.endswith("-scratch"):
+            raise SettingsError(
+                f"size={self.size} belongs to a network from scratch, not to the checkpoint "
+                f"{self.backbone}; leave it out."
+            )
+        ways = {
+            "freeze_backbone": self.freeze_backbone,
+            "lora_rank": bool(self.lora_rank),
+            "unfreeze_epochs": bool(self.unfreeze_epochs),
+        }
+        on = [name for name, is_on in ways.items() if is_on]
+        if len(on) > 1:
+            raise SettingsError(
+                f"{on[0]}={getattr(self, on[0])} and {on[1]}={getattr(self, on[1])} say two "
+                "different things of which weights are fitted; leave one of them out."
+            )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class ShardFolder:
     shards could not be used.
     """
 
+    may_be_copied = False  # a shard is whole when all its rows have come to one place
+
     def __init__(
         self,
         root: Path,
@@ -253,6 +255,12 @@ class Shards:
                 stored, float(self.rows[i]["low_db"]), float(self.rows[i]["high_db"])
             )
         return stored.astype(np.float32)
+
+
+def is_shards_folder(root: Path) -> bool:
+    """Return whether `melbandit convert` wrote shards here."""
+    named = all((root / name).exists() for name in ("index.csv", "settings.json"))
+    return root.is_dir() and named and any(root.glob("*/shard-*.npy"))
 
 
 def open_shards(root: Path) -> Shards:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audio.backbones import BackboneError, build_network
+from audio.backbones import build_network
+from audio.scratch import BackboneError
 
 Weights = dict[str, Tensor]
 _MOMENTUM = 0.1  # of batch norm's running statistics, as torch's default
@@ -72,7 +73,7 @@ class NetworkStack:
     def __init__(
         self, description: Mapping[str, Any], states: Sequence[Mapping[str, Tensor]]
     ) -> None:
-        if "stem" not in description or description.get("strides") != [1, 1]:
+        if description.get("strides") != [1, 1]:
             raise BackboneError("only whisper-scratch networks can be stacked; train others alone.")
         self.description = description
         network: Any = build_network(dict(description))

@@ -28,12 +28,13 @@ from audio.augment import (
     mix_targets,
 )
 from audio.classifier import SpectrogramClassifier
+from audio.examples import SoundExamples, resolve
 from audio.levels import levels_only
 from audio.metrics import scores_of
+from audio.optimisation import CLIP_NORM, learning_rate
 from audio.settings import Settings, SettingsError
 from audio.spectrogram import LogMel
 from audio.stack import NetworkStack
-from audio.train import CLIP_NORM, SoundExamples, learning_rate, resolve
 from audio.waveform import Waveform, window_starts
 
 _BETAS = (0.9, 0.98)
@@ -81,8 +82,10 @@ def check_alike(settings: Sequence[Settings]) -> None:
             have, want = getattr(one.training, name), getattr(first.training, name)
             if have != want:
                 raise SettingsError(f"{name}={have} beside {want} in one stack; train them apart.")
-        if one.training.class_weights != "none" or one.training.freeze_backbone:
-            raise SettingsError("class_weights and freeze_backbone do not go with a stack.")
+        if one.training.balance != "none" or one.training.freeze_backbone:
+            raise SettingsError("balance and freeze_backbone do not go with a stack.")
+        if one.augmentation.background_percent:
+            raise SettingsError("background_percent does not go with a stack; set it to 0.")
 
 
 def fine_tune_many(
@@ -219,7 +222,11 @@ class _FrontEnds:
             what = rows.tobytes() + starts.tobytes() + _bytes(wave)
             if what not in sounds:
                 sounds[what] = len(sounds)
-                waveform, n_valid = apply_waveform(*self._windows(rows, starts), wave)
+                waveform, n_valid = apply_waveform(
+                    *self._windows(rows, starts),
+                    wave,
+                    sample_rate_hz=self.spectrogram.sample_rate_hz,
+                )
                 waveforms.append(waveform)
                 lengths.append(n_valid)
             sound_of_draw.append(sounds[what])
@@ -232,13 +239,15 @@ class _FrontEnds:
         sound_of = self._index(np.array(sound_of_draw)[self.draw_of])
         features = features[self._index(self.kind_of), sound_of]
         frames = own[sound_of]
+        shape = (features.shape[-2], features.shape[-1])
         shares = torch.stack(
             [
-                mix_targets(one_hot[self._index(r)], m)
-                for r, m in zip(rows_of_draw, masks, strict=True)
+                mix_targets(one_hot[self._index(r)], m, own[sound], shape)
+                for r, m, sound in zip(rows_of_draw, masks, sound_of_draw, strict=True)
             ]
         )[self._index(self.draw_of)]
-        if any(mask.keep < 1 for mask in masks):  # each mixture has a share of its own
+        # each mixture has a share of its own, and what is on in one draw may be off in another
+        if not all(mask.only_stripes for mask in masks):
             for i, mask in enumerate(masks):
                 models = self._index(np.flatnonzero(self.draw_of == i))
                 mine = features[models].flatten(0, 1)

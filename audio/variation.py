@@ -47,7 +47,7 @@ def one_each(
     base: AugmentationSettings, names: Sequence[str] = tuple(OPERATIONS)
 ) -> AugmentationSettings:
     """Return settings with all the named operations on and every other off."""
-    values = all_off()
+    values: dict[str, Any] = all_off()
     for name in names:
         values |= OPERATIONS[name].values
     return replace(base, **values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from audio.decoding import (
 )
 from audio.files import file_state
 from audio.settings import fingerprint
+from audio.windows import fit_length, window_starts
 
 __all__ = [
     "ClipError",
@@ -36,6 +37,7 @@ __all__ = [
     "Sound",
     "Waveform",
     "WaveformStore",
+    "block_windows",
     "choose_clip_s",
     "decode",
     "fit_length",
@@ -128,31 +130,6 @@ def choose_clip_s(durations_s: Sequence[float], *, most_s: float = 10.0) -> floa
     return min(most_s, max(0.1, math.ceil(window * 100 - 1e-6) / 100))
 
 
-def fit_length(waveform: Waveform, n_samples: int, *, padding: str = "zeros") -> Waveform:
-    """Return exactly `n_samples`: the middle of a longer clip; a shorter one padded at its end."""
-    n = len(waveform)
-    if n >= n_samples:
-        start = (n - n_samples) // 2
-        return waveform[start : start + n_samples]
-    if padding == "repeat" and n:
-        return np.resize(waveform, n_samples)
-    out = np.zeros(n_samples, np.float32)
-    out[:n] = waveform
-    return out
-
-
-def window_starts(n_samples: int, window: int) -> list[int]:
-    """Return where windows start that cover a clip: end to end, the last one flush with its end.
-
-    >>> window_starts(25, 10)
-    [0, 10, 15]
-    """
-    starts = list(range(0, max(n_samples - window, 0) + 1, window))
-    if starts[-1] + window < n_samples:
-        starts.append(n_samples - window)
-    return starts
-
-
 def stream_windows(
     path: Path, *, sample_rate_hz: int, window: int, hop: int
 ) -> Iterator[tuple[int, Waveform]]:
@@ -167,8 +144,24 @@ def stream_windows(
     rate, blocks = sound_blocks(path)
     if rate != sample_rate_hz:
         blocks = resampled_blocks(blocks, rate, sample_rate_hz)
+    empty = True
+    for start, piece in block_windows(blocks, window=window, hop=hop):
+        empty = False
+        yield start, piece
+    if empty:
+        raise ClipError(path, "no samples in it.")
+
+
+def block_windows(
+    blocks: Iterable[Waveform], *, window: int, hop: int
+) -> Iterator[tuple[int, Waveform]]:
+    """Yield (start, samples) windows of blocks of samples, each as soon as it is full.
+
+    The last window is flush with the end; fewer samples than a window give one shorter piece, none
+    give nothing.
+    """
     held = np.zeros(0, np.float32)
-    first = 0  # where `held` starts in the file
+    first = 0  # where `held` starts in the recording
     done_to = 0
     for block in blocks:
         held = np.concatenate([held, block])
@@ -181,8 +174,6 @@ def stream_windows(
             held = held[hop:]
             first += hop
     end = first + len(held)
-    if end == 0:
-        raise ClipError(path, "no samples in it.")
     if end > done_to:
         tail = held[-window:]
         yield end - len(tail), tail.copy()

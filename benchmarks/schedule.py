@@ -131,8 +131,7 @@ def train(
             schedule=agent, arms="factored" if "factored" in more else "presets",
             segment_epochs=segment_epochs, learn_percent=learn_percent,
         )  # fmt: skip
-        targets, groups = clips.examples["train"].targets, clips.groups("train")
-        schedule = make_schedule(chosen, settings, targets, groups)
+        schedule = make_schedule(chosen, settings, clips)
     began, began_cpu = time.perf_counter(), time.process_time()
     fit = fine_tune(
         clips.examples["train"], clips.examples["validation"], settings, clips.labels,

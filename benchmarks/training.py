@@ -46,7 +46,8 @@ def _clips() -> tuple[list[Any], Any]:
 
 def ours(augmentation: AugmentationSettings, threads: int) -> Callable[[], None]:
     """Return one epoch of `fine_tune` from waveforms, with next to no validation."""
-    from audio.train import SoundExamples, fine_tune
+    from audio.examples import SoundExamples
+    from audio.train import fine_tune
 
     waveforms, targets = _clips()
     settings = _settings(augmentation, threads)

@@ -55,7 +55,7 @@ def corpus(folder: Path, train_clips: int | None) -> Manifest:
 
 def objective_for(manifest: Manifest, folder: Path, epochs: int) -> TrainingObjective:
     """Return what a search's workers call, the clips decoded into `folder`."""
-    from audio.train import resolve
+    from audio.examples import resolve
     from audio.waveform import open_store
     from scripts.clips_in import sound_examples
 
@@ -86,7 +86,8 @@ def alone(task: Path) -> None:
     """Body of the naive way's process: decode everything, train once, print the score."""
     import librosa
 
-    from audio.train import SoundExamples, fine_tune
+    from audio.examples import SoundExamples
+    from audio.train import fine_tune
 
     given = json.loads(task.read_text(encoding="utf-8"))
     index = {label: i for i, label in enumerate(given["labels"])}

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.clips import SPLITS, Clip, Manifest, ManifestError, read_csv
+from audio.clips import list_sounds as list_sounds
 from data.audiofolder import SPLIT_NAMES, holds_audiofolder, read_audiofolder
 from data.published import PUBLISHED, open_published, published_name
-
-#: File name endings taken for sound when a folder is listed.
-SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .voc "
-    ".m4a .aac .mp4 .3gp .3g2 .amr .webm .wma .mka .mkv .mov".split()
-)
 
 #: Kinds of corpus that --root may be told to be, beside the published ones.
 KINDS = ("folder", "csv", "audiofolder")
@@ -80,17 +75,6 @@ def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifes
     if holds_audiofolder(source):
         return read_audiofolder(source, label_column=settings.label_column)
     return _read_by_folder(source)
-
-
-def list_sounds(folder: Path) -> list[Path]:
-    """Return the sound files in a folder and below it by their endings, sorted; none hidden."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 def _sounds_or_error(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl.policies import Bools, Floats, act, greedy_actions
+from rl.policies import Bools, Drawer, Floats, drawer, greedy_actions
 
 _POINTS = 161  # for each action, of the integral over the best one's value
 
@@ -41,7 +41,11 @@ class UCB:
 
     def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
         """Return an action drawn with these probabilities."""
-        return act(self, q, n, legal, step, rng)
+        return self.drawer(q, n, legal, step)(rng)
+
+    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+        """Return what draws such actions."""
+        return drawer(self, q, n, legal, step)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class Thompson:
     def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
         """Return the best of the actions by one draw from each posterior, which is a draw with
         these probabilities and costs less."""
+        return self.drawer(q, n, legal, step)(rng)
+
+    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+        """Return what draws such actions."""
         mean, sd = self.posterior(q, n)
-        drawn = np.where(legal, mean + sd * rng.standard_normal(len(q)), -np.inf)
-        return int(drawn.argmax())
+        mean = np.where(legal, mean, -np.inf)
+        return lambda rng: int((mean + sd * rng.standard_normal(len(mean))).argmax())

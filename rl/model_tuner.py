@@ -11,7 +11,7 @@ import numpy as np
 from rl.knobs import KnobState
 from rl.mdp import Episode
 from rl.model import Known, ModelSettings, RewardModel, standardised
-from rl.policies import GREEDY, Bools, EpsilonGreedy, Floats, Policy, act
+from rl.policies import GREEDY, Bools, EpsilonGreedy, Floats, Policy, drawer
 from rl.space import Codes, Knob, SearchSpace, Setting, Value
 from rl.tuners import Beliefs
 
@@ -185,7 +185,7 @@ class DynaQ:
             step: int) -> int:  # fmt: skip
         q = self.action_values(state, knob)
         policy = self.policy if self.ucb is None else GREEDY
-        return act(policy, q, np.ones(len(q)), legal, step, rng)
+        return drawer(policy, q, np.ones(len(q)), legal, step)(rng)
 
     def propose(self, tried: Iterable[tuple[int, ...]],
                 fixed: Mapping[str, Value]) -> Setting | None:  # fmt: skip

@@ -17,6 +17,7 @@ import numpy as np
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Schedule = Callable[[int], float]
+Drawer = Callable[[np.random.Generator], int]
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,41 @@ class Policy(Protocol):
         """Return an action drawn with these probabilities."""
         ...
 
+    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+        """Return what draws action after action as `act` does, with the same numbers of `rng`."""
+        ...
 
-def act(policy: Policy, q: Floats, n: Floats, legal: Bools, step: int,
-        rng: np.random.Generator) -> int:  # fmt: skip
-    """Return an action drawn with the policy's probabilities."""
+
+def drawer(policy: Policy, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+    """Return what draws actions with the policy's probabilities, which are worked out once."""
     # as rng.choice(p=...) draws, less its checks, which take longer than the rest
     total = policy.probabilities(q, n, legal, step).cumsum()
-    return int((total / total[-1]).searchsorted(rng.random(), side="right"))
+    total /= total[-1]
+    return lambda rng: int(total.searchsorted(rng.random(), side="right"))
+
+
+class Drawers:
+    """What `drawer` returned for each state, until the values change.
+
+    An agent that looks for a setting not tried yet draws at each of its knobs again and again.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._step = 0
+        self._kept: dict[tuple[Any, bytes], Drawer] = {}
+
+    def get(
+        self, key: Any, legal: Bools, step: int, values: Callable[[], tuple[Floats, Floats]]
+    ) -> Drawer:
+        """Return the drawer of the state `key`; values: returns its `q` and `n`."""
+        if step != self._step:
+            self._kept.clear()
+            self._step = step
+        at = key, legal.tobytes()
+        if at not in self._kept:
+            self._kept[at] = self.policy.drawer(*values(), legal, step)
+        return self._kept[at]
 
 
 def greedy_actions(q: Floats, n: Floats, legal: Bools, unvisited: str = "initial") -> Bools:
@@ -141,7 +170,11 @@ class EpsilonGreedy:
 
     def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
         """Return an action drawn with these probabilities."""
-        return act(self, q, n, legal, step, rng)
+        return self.drawer(q, n, legal, step)(rng)
+
+    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+        """Return what draws such actions."""
+        return drawer(self, q, n, legal, step)
 
     def choose(self, q: list[float], step: int, rng: np.random.Generator) -> int:
         """Return an action drawn with the same probabilities, ten times as fast: from a list in
@@ -182,7 +215,11 @@ class Softmax:
 
     def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
         """Return an action drawn with these probabilities."""
-        return act(self, q, n, legal, step, rng)
+        return self.drawer(q, n, legal, step)(rng)
+
+    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+        """Return what draws such actions."""
+        return drawer(self, q, n, legal, step)
 
 
 def own_generator(seed: int) -> np.random.Generator:

@@ -97,5 +97,13 @@ FULL = SearchSpace(
         Knob("frequency_mask_percent", (0.0, 15.0, 30.0, 45.0), default=15.0, ordered=True),
         Knob("time_mask_percent", (0.0, 15.0, 30.0, 45.0), default=15.0, ordered=True),
         Knob("mixup_percent", (0.0, 25.0, 50.0), ordered=True),
+        Knob("pitch_semitones", (0.0, 1.0, 2.0, 4.0), ordered=True),
+        Knob("low_pass_percent", (0.0, 25.0, 50.0), ordered=True),
+        Knob("high_pass_percent", (0.0, 25.0, 50.0), ordered=True),
+        Knob("reverb_percent", (0.0, 25.0, 50.0), ordered=True),
+        Knob("other_clip_percent", (0.0, 25.0, 50.0), ordered=True),
+        Knob("time_warp_percent", (0.0, 10.0, 20.0), ordered=True),
+        Knob("erase_percent", (0.0, 15.0, 30.0), ordered=True),
+        Knob("cutmix_percent", (0.0, 25.0, 50.0), ordered=True),
     ]
 )

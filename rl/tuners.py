@@ -9,6 +9,7 @@ so what it believes is a pure function of its configuration and the episodes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from rl.knobs import KnobState, knob_state, setting_of
 from rl.mdp import Episode
 from rl.model import standardised
-from rl.policies import GREEDY, Bools, EpsilonGreedy, Policy
+from rl.policies import GREEDY, Bools, Drawers, EpsilonGreedy, Policy
 from rl.space import Knob, SearchSpace, Setting, Value
 from rl.targets import n_step, one_step
 from rl.values import ActionValues
@@ -55,8 +56,15 @@ class Agent(Protocol):
 
 
 def all_legal(knob: Knob) -> Bools:
-    """Return the mask under which every value of `knob` may be chosen."""
-    return np.ones(len(knob.values), dtype=bool)
+    """Return the mask under which every value of `knob` may be chosen; not to be written to."""
+    return _ones(len(knob.values))
+
+
+@cache
+def _ones(n: int) -> Bools:
+    made = np.ones(n, dtype=bool)
+    made.flags.writeable = False
+    return made
 
 
 def roll_out(agent: Agent, rng: np.random.Generator, step: int,
@@ -74,7 +82,8 @@ def roll_out(agent: Agent, rng: np.random.Generator, step: int,
         if fixed and knob.name in fixed:
             chosen[knob.name] = fixed[knob.name]
             continue
-        state = knob_state(agent.space, chosen)
+        made = tuple((k.name, chosen[k.name]) for k in agent.space.knobs if k.name in chosen)
+        state = KnobState(made, knob.name)
         chosen[knob.name] = knob.values[agent.act(state, knob, all_legal(knob), rng, step)]
     return chosen
 
@@ -129,18 +138,19 @@ class KnobBandits:
         z, self._mean, self._sd = standardised([e.total for e in episodes])
         self.q = ActionValues(lambda knob: len(self.space[str(knob)].values),
                               step_size=self.step_size)  # fmt: skip
-        self._scores: dict[tuple[str, int], list[float]] = {}
-        for episode, score in zip(episodes, z, strict=True):
+        self._taught = [(episode, float(score)) for episode, score in zip(episodes, z, strict=True)]
+        for episode, score in self._taught:
             for transition in episode:
                 knob = transition.state.knob  # type: ignore[attr-defined]
-                self.q.update(knob, transition.action, float(score))
-                self._scores.setdefault((knob, transition.action), []).append(float(score))
+                self.q.update(knob, transition.action, score)
+        self._drawers = Drawers(self.policy)
         return self
 
     def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
             step: int) -> int:  # fmt: skip
-        q, n = self.q.values(knob.name), self.q.counts(knob.name)
-        return self.policy.act(q, n, legal, step, rng)
+        name = knob.name
+        values = lambda: (self.q.values(name), self.q.counts(name))  # noqa: E731
+        return self._drawers.get(name, legal, step, values)(rng)
 
     def greedy(self) -> Setting:
         return _greedy_rollout(self.space, lambda state: self.q.values(state.knob),
@@ -150,11 +160,16 @@ class KnobBandits:
         """Return each value's average score, its standard error (None below two trials) and
         count."""
         made: Beliefs = {}
+        of: dict[tuple[str, int], list[float]] = {}
+        for episode, score in self._taught:
+            for transition in episode:
+                name = transition.state.knob  # type: ignore[attr-defined]
+                of.setdefault((name, transition.action), []).append(score)
         for knob in self.space.knobs:
             q, n = self.q.values(knob.name), self.q.counts(knob.name)
             made[knob.name] = []
             for action, value in enumerate(knob.values):
-                scores = self._scores.get((knob.name, action), [])
+                scores = of.get((knob.name, action), [])
                 error = np.std(scores, ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else None
                 made[knob.name].append(
                     {
@@ -288,6 +303,7 @@ class QLearning:
         for _ in range(self.replays):
             for episode, score in zip(episodes, scores, strict=True):
                 self._learn(episode, float(score))
+        self._drawers = Drawers(self.policy)
         return self
 
     def _learn(self, episode: Episode, score: float) -> None:
@@ -309,7 +325,8 @@ class QLearning:
     def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
             step: int) -> int:  # fmt: skip
         key = self.key(state)
-        return self.policy.act(self.q.values(key), self.q.counts(key), legal, step, rng)
+        values = lambda: (self.q.values(key), self.q.counts(key))  # noqa: E731
+        return self._drawers.get(key, legal, step, values)(rng)
 
     def greedy(self) -> Setting:
         return _greedy_rollout(self.space, lambda state: self.q.values(self.key(state)),

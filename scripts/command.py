@@ -101,9 +101,12 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int], None]]:
+def progress(
+    title: str, unit: str = "clips", *, threaded: bool = True
+) -> Iterator[Callable[[int, int], None]]:
     """Give a function (done, of) that draws a bar on stderr, with rate and time left.
 
+    threaded: the bar is drawn again, by a thread of its own, while nothing is told to it.
     Where stderr is no terminal, a line is written at every tenth instead.
     """
     if not sys.stderr.isatty():
@@ -141,13 +144,18 @@ def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int], N
         TextColumn("left"),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, auto_refresh=threaded) as bar:
         task = bar.add_task(title, total=None, rate="")
+        drawn = 0.0
 
         def draw(done: int, of: int) -> None:
             speed = bar.tasks[task].speed
             rate = f"{speed:.0f} {unit}/s" if speed else ""
             bar.update(task, completed=done, total=of, rate=rate)
+            nonlocal drawn
+            if not threaded and (done == of or time.monotonic() - drawn > 0.1):
+                drawn = time.monotonic()
+                bar.refresh()
 
         yield draw
 

@@ -57,7 +57,7 @@ class Convert:
     unsplit: bool = False
     """Put every clip into train/ instead of splitting."""
     workers: int = 0
-    """Threads; 0 is one a core."""
+    """How many clips are worked on at once; 0 is one a core."""
     device: str = "cpu"
     """What computes the mel transform: cpu, auto, cuda or cuda:N."""
     ray: str | None = None
@@ -86,9 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert(command: Convert, argv: Sequence[str]) -> int:
     """Convert the clips; returns an exit code."""
-    # each of our threads calls BLAS: its own threads would stand in their way
+    # each of our workers calls BLAS: its own threads would stand in their way
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from audio.conversion import as_windows, cores, read_durations
+    from audio.conversion import as_windows, read_durations
+    from audio.crew import cores
     from audio.mel import mel_filter_bank
     from audio.memory import keep_freed_memory
 
@@ -234,7 +235,7 @@ def _converted(
     from audio.conversion import convert_clips, on_device
 
     n, n_before = len(manifest), len(manifest) - len(todo)
-    with progress("convert") as draw:
+    with progress("convert", threaded=False) as draw:  # a process that forks has one thread
         draw(n_before, n)
         if command.ray is not None:
             from audio.cluster_conversion import convert_on_cluster

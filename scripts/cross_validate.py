@@ -33,11 +33,19 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
     """
     from audio.devices import use_threads
     from audio.images import is_images_folder
+    from audio.shards import is_shards_folder
+    from audio.team import processes
     from scripts.clips_in import decode_clips
 
+    if processes() > 1:
+        raise SettingsError(
+            f"{processes()} processes: --folds fits its folds by one process; start it without "
+            "accelerate launch, or name --test-folds."
+        )
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     scheduled = schedule_identity(command.scheduling)
-    manifest, turns = _turns(command, is_pictures=is_images_folder(command.clips))
+    is_pictures = is_images_folder(command.clips) or is_shards_folder(command.clips)
+    manifest, turns = _turns(command, is_pictures=is_pictures)
     with open_run(command.out, overwrite=command.overwrite) as folder:
         identity: dict[str, Any] = {
             "settings": settings.to_json(),
@@ -134,7 +142,8 @@ def _fit_fold(
     argv: Sequence[str],
 ) -> dict[str, Any]:
     """Return the results of one fold, fitted here or by an earlier command."""
-    from audio.train import fine_tune, resolve
+    from audio.examples import resolve
+    from audio.train import fine_tune
     from scripts.finetune import epoch_lines, score_and_save
 
     home.path.mkdir(exist_ok=True)
@@ -151,7 +160,7 @@ def _fit_fold(
         return home.results()
     train = clips.examples["train"]
     resolved = resolve(settings, train)
-    schedule = make_schedule(scheduling, resolved, train.targets, clips.groups("train"))
+    schedule = make_schedule(scheduling, resolved, clips)
     with progress("fit", "epochs") as draw:
         fit = fine_tune(
             train,

@@ -170,9 +170,9 @@ def _measure(
     import numpy as np
 
     from audio.devices import choose_device, use_threads
+    from audio.examples import SoundExamples, resolve
     from audio.files import write_atomically
     from audio.stack_training import fine_tune_many
-    from audio.train import SoundExamples, resolve
     from rl.landscape import Landscape as Table
     from rl.landscape import additivity
     from scripts.clips_in import decode_sounds

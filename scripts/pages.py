@@ -100,7 +100,9 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
         )
     )
     history = results["history"]
-    sections.append(report.learning_curves(history, chosen_epoch=int(history[-1]["epoch"])))
+    sections.append(
+        report.learning_curves(history, chosen_epoch=int(results.get("epoch", len(history))))
+    )
     if "schedule" in results:
         sections.append(schedule_report.schedule_section(results["schedule"]))
     sections.append(report.corpus_table(results["corpus"]))

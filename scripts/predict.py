@@ -1,22 +1,27 @@
-"""`melbandit predict`: label files with a fitted model."""
+"""`melbandit predict`: label files, or a stream of samples, with a fitted model."""
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from audio.prediction_settings import EventSettings, RawSettings
 from audio.settings import UserError
 from scripts.command import DONE, FAILED, PARTLY, parse, progress, run, say
+from scripts.prediction_rows import About, FormatName, RowKind
 
 if TYPE_CHECKING:
     from audio.classifier import SpectrogramClassifier
+    from audio.windows import Waveform
+    from scripts.listener import Listener
+
+STDIN = Path("-")
 
 
 @dataclass(frozen=True)
@@ -24,27 +29,49 @@ class Predict:
     """Label sound files with a model that `melbandit finetune` or `search` saved.
 
     The model decides the preprocessing: there is nothing to set. Files of any length and format
-    work; a long one is read in windows.
+    work; a long one is read in windows. Rows are written as they are known. `-` reads raw samples
+    from standard input and tells each window as soon as it is heard.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
     """Folder of the model."""
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Files, and folders that are searched for sound files."""
-    format: Literal["table", "csv", "jsonl"] = "table"
-    """A table to read, CSV, or one JSON object a line; these two give every class's probability."""
+    """Files, folders that are searched for sound files, or - for raw samples on standard input."""
+    format: FormatName = "table"
+    """A table to read, CSV, one JSON object a line, Audacity labels or a Raven selection table. CSV
+    and JSON give every class's probability, unless a row is an event."""
     out: Path | None = None
     """File to write instead of standard output."""
+    out_folder: Path | None = None
+    """Folder to write a file for each recording into."""
     windows: bool = False
-    """A row for each window of a long file, with its start and end, instead of one for the file."""
+    """A row for each window, with its start and end, instead of one for the file (its mean)."""
+    events: bool = False
+    """A row for each event: neighbouring windows of one label, merged. Audacity labels and Raven
+    tables are of events unless --windows is given."""
     overlap_percent: float = 0.0
     """How much of a window the next one covers again."""
+    top_k: int | None = None
+    """How many labels of a file or window are told, the likeliest first, a row each (1 unless
+    given); of events, only a window's likeliest so many count (all unless given)."""
     batch_size: int = 32
     """Windows at a time."""
     threads: int = 0
     """CPU threads; 0 uses every core."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    event: EventSettings = EventSettings()
+    raw: RawSettings = RawSettings()
+
+    @property
+    def kind(self) -> RowKind:
+        """What a row is."""
+        if self.events:
+            return "events"
+        if self.windows:
+            return "windows"
+        live = STDIN in self.inputs  # a stream may have no end
+        return "events" if self.format in ("audacity", "raven") else "windows" if live else "files"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,37 +81,67 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def predict(command: Predict) -> int:
-    """Write a row for each file or window; returns an exit code."""
+    """Write rows of each recording; returns an exit code."""
     from audio.classifier import SpectrogramClassifier
     from audio.devices import choose_device, use_threads
+    from scripts.listener import Listener
+    from scripts.row_files import RowFiles
 
+    paths = _files(command.inputs)
+    _check(command, paths)
+    use_threads(command.threads)
+    model = SpectrogramClassifier.load(command.model).to(choose_device(command.device))
+    spectrogram = model.settings.spectrogram
+    told = tuple(map(str, paths))
+    about = About(command.kind, model.labels, spectrogram.f_min_hz, spectrogram.f_max, told)
+    failures: list[tuple[str, str]] = []
+    try:
+        with RowFiles(command.format, about, out=command.out, folder=command.out_folder) as rows:
+            listener = Listener(model, command, rows)
+            for path in _each(paths, shown=command.out is not None or not sys.stdout.isatty()):
+                _hear(listener, path, model, command, failures)
+            listener.finish()
+            rows.keep = len(failures) < len(paths)
+    except BrokenPipeError:  # whoever reads has enough (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    if len(failures) == len(paths):
+        return FAILED
+    if command.out is not None:
+        say(f"{rows.n} rows in {command.out}")
+    elif command.out_folder is not None:
+        say(f"{rows.n} rows in {rows.n_files} files in {command.out_folder}")
+    return PARTLY if failures else DONE
+
+
+def _check(command: Predict, paths: Sequence[Path]) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UserError: naming them.
+    """
     if not 0 <= command.overlap_percent < 100:
         raise UserError(f"overlap_percent={command.overlap_percent} must be from 0 to below 100.")
     if command.batch_size < 1:
         raise UserError(f"batch_size={command.batch_size} must be at least 1.")
-    paths = _files(command.inputs)
-    use_threads(command.threads)
-    model = SpectrogramClassifier.load(command.model).to(choose_device(command.device))
-    rows: list[dict[str, Any]] = []
-    failures: list[tuple[str, str]] = []
-    with progress("predict", "files") as draw:
-        for row in _predicted(model, paths, command, failures):
-            rows.append(row)
-            draw(row.pop("file_number"), len(paths))
-    for path, reason in failures:
-        say(f"cannot use {path}: {reason}")
-    if rows:
-        text = _FORMATS[command.format](rows, model.labels)
-        if command.out is None:
-            sys.stdout.write(text)
-        else:
-            from audio.files import write_atomically
-
-            write_atomically(command.out, text.encode("utf-8"))
-            say(f"{len(rows)} rows in {command.out}")
-    if not rows:
-        return FAILED
-    return PARTLY if failures else DONE
+    if command.top_k is not None and command.top_k < 1:
+        raise UserError(f"top_k={command.top_k} must be at least 1.")
+    if command.windows and command.events:
+        raise UserError("a row is a window or an event; give one of --windows and --events.")
+    if command.out is not None and command.out_folder is not None:
+        raise UserError("give one of --out and --out-folder.")
+    given = [n for n, v in vars(command.event).items() if n != "threshold" and v]
+    if command.kind != "events" and given:
+        raise UserError(f"{', '.join(given)} belong to events; add --events.")
+    if command.format == "audacity" and len(paths) > 1 and command.out_folder is None:
+        raise UserError(
+            f"an Audacity label track is of one recording, and these are {len(paths)}; give "
+            "--out-folder, for a file each."
+        )
+    if STDIN in paths:
+        _ = command.raw.rate_hz  # says what is missing
+    elif command.raw != RawSettings():
+        raise UserError("raw samples are read from standard input: give - as the input.")
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:
@@ -104,111 +161,66 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def _predicted(
+def _each(paths: Sequence[Path], *, shown: bool) -> Iterator[Path]:
+    """Yield the paths, with a bar on stderr where rows do not come on the same terminal."""
+    if not shown or STDIN in paths:
+        yield from paths
+        return
+    with progress("predict", "files") as draw:
+        for i, path in enumerate(paths, start=1):
+            yield path
+            draw(i, len(paths))
+
+
+def _hear(
+    listener: Listener,
+    path: Path,
     model: SpectrogramClassifier,
-    paths: Sequence[Path],
     command: Predict,
     failures: list[tuple[str, str]],
-) -> Iterator[dict[str, Any]]:
-    """Yield a row for each file (or window) in order; windows of many files share a batch."""
-    import numpy as np
+) -> None:
+    """Give all windows of a recording to the listener."""
+    from audio.waveform import ClipError
 
-    from audio.waveform import ClipError, Waveform, stream_windows
+    listener.begin(path)
+    try:
+        for start, piece in _windows(path, model, command, before_waiting=listener.score):
+            listener.add(start, piece)
+    except ClipError as error:
+        failures.append((str(path), error.reason))
+        listener.abandon()
+        say(f"cannot use {path}: {error.reason}")
+    else:
+        listener.end()
+
+
+def _windows(
+    path: Path,
+    model: SpectrogramClassifier,
+    command: Predict,
+    *,
+    before_waiting: Callable[[], None],
+) -> Iterator[tuple[int, Waveform]]:
+    """Yield (start, samples) windows of a file or of standard input at the model's rate."""
+    from audio.raw_pcm import raw_blocks
+    from audio.waveform import ClipError, block_windows, resampled_blocks, stream_windows
 
     spectrogram = model.settings.spectrogram
     rate, window = spectrogram.sample_rate_hz, spectrogram.n_samples
     hop = max(1, round(window * (1 - command.overlap_percent / 100)))
-    waiting: list[tuple[int, int, Waveform]] = []
-    scored: dict[int, list[tuple[int, int, Any]]] = {}  # of files not written yet
+    if path != STDIN:
+        yield from stream_windows(path, sample_rate_hz=rate, window=window, hop=hop)
+        return
+    blocks = raw_blocks(sys.stdin.buffer, command.raw, before_waiting=before_waiting)
+    if command.raw.rate_hz != rate:
+        blocks = resampled_blocks(blocks, command.raw.rate_hz, rate)
+    empty = True
+    for found in block_windows(blocks, window=window, hop=hop):
+        empty = False
+        yield found
+    if empty:
+        raise ClipError(path, "no samples on standard input.")
 
-    def score() -> None:
-        found = model.predict([piece for _, _, piece in waiting], batch_size=command.batch_size)
-        for (i, start, piece), p in zip(waiting, found, strict=True):
-            scored.setdefault(i, []).append((start, len(piece), p))
-        waiting.clear()
-
-    def rows_of(i: int) -> Iterator[dict[str, Any]]:
-        pieces = scored.pop(i)
-        end = max(start + n for start, n, _ in pieces)
-        if not command.windows:
-            pieces = [(0, end, np.mean([p for _, _, p in pieces], axis=0))]
-        for start, n, p in pieces:
-            best = int(p.argmax())
-            yield {
-                "file_number": i + 1,
-                "path": str(paths[i]),
-                "start_s": start / rate,
-                "end_s": (start + n) / rate,
-                "label": model.labels[best],
-                "probability": float(p[best]),
-                "probabilities": p,
-            }
-
-    unwritten: list[int] = []
-    for i, path in enumerate(paths):
-        try:
-            for start, piece in stream_windows(path, sample_rate_hz=rate, window=window, hop=hop):
-                waiting.append((i, start, piece))
-                if len(waiting) >= 4 * command.batch_size:
-                    score()
-        except ClipError as error:
-            failures.append((str(path), error.reason))
-            waiting[:] = [w for w in waiting if w[0] != i]
-            scored.pop(i, None)
-            continue
-        unwritten.append(i)
-        while unwritten and all(w[0] != unwritten[0] for w in waiting):
-            yield from rows_of(unwritten.pop(0))
-    if waiting:
-        score()
-    for i in unwritten:
-        yield from rows_of(i)
-
-
-def _as_table(rows: list[dict[str, Any]], labels: Sequence[str]) -> str:
-    import io
-
-    from rich.console import Console
-    from rich.table import Table
-
-    del labels
-    table = Table(box=None, pad_edge=False)
-    table.add_column("file", overflow="fold")
-    table.add_column("from", justify="right")
-    table.add_column("to", justify="right")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
-    for row in rows:
-        span = [f"{row['start_s']:.2f}", f"{row['end_s']:.2f}"]
-        table.add_row(row["path"], *span, row["label"], f"{row['probability']:.3f}")
-    out = io.StringIO()
-    console = Console(file=out, width=max(80, Console().width), markup=False, highlight=False)
-    console.print(table)
-    return out.getvalue()
-
-
-def _as_csv(rows: list[dict[str, Any]], labels: Sequence[str]) -> str:
-    import io
-
-    out = io.StringIO(newline="")
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["path", "start_s", "end_s", "label", "probability", *labels])
-    for row in rows:
-        span = [f"{row['start_s']:.3f}", f"{row['end_s']:.3f}"]
-        shares = [f"{p:.6f}" for p in row["probabilities"]]
-        table.writerow([row["path"], *span, row["label"], f"{row['probability']:.6f}", *shares])
-    return out.getvalue()
-
-
-def _as_json_lines(rows: list[dict[str, Any]], labels: Sequence[str]) -> str:
-    lines = []
-    for row in rows:
-        shares = dict(zip(labels, map(float, row["probabilities"]), strict=True))
-        lines.append(json.dumps(row | {"probabilities": shares}, ensure_ascii=False))
-    return "\n".join(lines) + "\n"
-
-
-_FORMATS = {"table": _as_table, "csv": _as_csv, "jsonl": _as_json_lines}
 
 if __name__ == "__main__":
     sys.exit(main())

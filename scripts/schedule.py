@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from scripts.command import read_json, say
 
 if TYPE_CHECKING:
     from audio.schedule import Schedule
+    from scripts.clips_in import ClipsIn
 
 FILE = "schedule.json"
 
@@ -38,17 +39,12 @@ def schedule_identity(settings: ScheduleSettings) -> dict[str, Any] | None:
 
 
 def make_schedule(
-    chosen: ScheduleSettings,
-    settings: Settings,
-    targets: Any,
-    groups: Sequence[str | None],
-    *,
-    pictures: bool = False,
+    chosen: ScheduleSettings, settings: Settings, clips: ClipsIn, *, levels: bool = False
 ) -> Schedule | None:
     """Return the schedule that the command asks for, for one training; None for a fixed one.
 
-    targets, groups: of the training clips. pictures: they are pictures already, so that what acts
-    on sound does nothing.
+    clips: its training side is what the probe is drawn from. levels: they are pictures or shards,
+    so that what acts on sound does nothing.
 
     Raises:
         UserError: arms, a file, or clips that cannot be used.
@@ -59,14 +55,15 @@ def make_schedule(
     from audio.schedule import AgentSchedule, UniformSchedule, replay
     from rl.schedule import make_picker
 
-    if pictures:
-        say("note: pictures: of what a schedule picks, only masks and mixing act on them.")
+    if levels:
+        say("note: levels, no sound: of what a schedule picks, only masks, warp and mixing act.")
     if chosen.is_file:
         made = read_json(Path(chosen.schedule))
         return replay(made, where=chosen.schedule, keep_probe_out=chosen.keep_probe_out)
     if chosen.schedule == "uniform":
         return UniformSchedule()
     arms = arms_of(chosen.arms)
+    targets, groups = clips.examples["train"].targets, clips.groups("train")
     seed = settings.training.seed
     # what is scored in a segment of half an epoch costs twice as much of it
     affordable = round(len(targets) * chosen.probe_percent / 100 * min(1.0, chosen.segment_epochs))

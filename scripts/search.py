@@ -122,8 +122,9 @@ def search(command: Search, argv: Sequence[str]) -> int:
         return DONE
     _check(command, space)
     from audio.images import is_images_folder
+    from audio.shards import is_shards_folder
 
-    if is_images_folder(command.clips):
+    if is_images_folder(command.clips) or is_shards_folder(command.clips):
         raise SettingsError(
             f"{command.clips}: pictures, whose preprocessing is settled; search needs the clips."
         )
@@ -164,7 +165,7 @@ def _search(
     command: Search, folder: RunFolder, settings: Settings, space: SearchSpace, manifest: Any
 ) -> tuple[dict[str, Any], int]:
     """Return the results, and how many clips could not be used."""
-    from audio.train import resolve
+    from audio.examples import resolve
     from rl.records import read_earlier
     from rl.search import run_search
     from scripts.clips_in import decode_sounds

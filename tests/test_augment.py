@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from audio import augment
+from audio import augment_sound
 from audio.augment import (
     SpectrogramDraw,
     WaveformDraw,
@@ -24,7 +24,7 @@ from audio.augment import (
 from audio.settings import AugmentationSettings
 
 RATE = 16000
-OFF = AugmentationSettings(**dict.fromkeys((f.name for f in fields(AugmentationSettings)), 0.0))
+OFF = AugmentationSettings.none()
 FULL = AugmentationSettings(
     gain_db=12.0,
     shift_percent=50.0,
@@ -36,6 +36,18 @@ FULL = AugmentationSettings(
     time_mask_percent=40.0,
     mixup_percent=50.0,
 )
+LATER = {
+    "pitch_semitones": 4.0,
+    "polarity_percent": 50.0,
+    "low_pass_percent": 50.0,
+    "high_pass_percent": 50.0,
+    "reverb_percent": 50.0,
+    "other_clip_percent": 50.0,
+    "time_warp_percent": 20.0,
+    "erase_percent": 30.0,
+    "cutmix_percent": 50.0,
+}
+EVERYTHING = replace(FULL, **LATER)
 
 
 def nothing(batch=1, **values):
@@ -71,9 +83,13 @@ def db(wave):
 @given(seed=st.integers(0, 2**32), batch=st.integers(1, 9))
 def test_a_draw_follows_from_its_generator(seed, batch):
     for draw in (draw_waveform, draw_spectrogram):
-        one, again = (asdict(draw(np.random.default_rng(seed), FULL, batch)) for _ in range(2))
+        one, again = (
+            asdict(draw(np.random.default_rng(seed), EVERYTHING, batch)) for _ in range(2)
+        )
         for name in one:
-            assert np.array_equal(one[name], again[name], equal_nan=True)
+            assert (one[name] is None) == (again[name] is None)
+            if one[name] is not None:
+                assert np.array_equal(one[name], again[name], equal_nan=True)
 
 
 def test_another_generator_draws_another_variation():
@@ -125,8 +141,8 @@ def test_strength_zero_of_everything_is_identity():
 @hypothesis_settings(max_examples=40)
 def test_zeros_past_a_clips_end_stay_zeros(seed, lengths):
     waveform, n_valid = sounds(lengths, n=4000)
-    draw = draw_waveform(np.random.default_rng(seed), FULL, len(lengths))
-    out, out_valid = apply_waveform(waveform, n_valid, draw)
+    draw = draw_waveform(np.random.default_rng(seed), EVERYTHING, len(lengths))
+    out, out_valid = apply_waveform(waveform, n_valid, draw, sample_rate_hz=RATE)
     assert out.shape == waveform.shape
     assert torch.isfinite(out).all()
     assert ((out_valid >= 1) & (out_valid <= 4000)).all()
@@ -136,11 +152,39 @@ def test_zeros_past_a_clips_end_stay_zeros(seed, lengths):
 
 def test_what_is_applied_follows_from_the_draw():
     waveform, n_valid = sounds([8000, 3000])
-    draw = draw_waveform(np.random.default_rng(1), FULL, 2)
+    draw = draw_waveform(np.random.default_rng(1), EVERYTHING, 2)
     kept = waveform.clone()
-    one, again = (apply_waveform(waveform, n_valid, draw)[0] for _ in range(2))
+    one, again = (apply_waveform(waveform, n_valid, draw, sample_rate_hz=RATE)[0] for _ in range(2))
     assert torch.equal(one, again)
     assert torch.equal(waveform, kept)  # the clip itself is left alone
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_turning_on_a_later_operation_leaves_the_earlier_draws_as_they_were(name):
+    """What a seed gave before must be what it gives now, beside something new."""
+    waves = [
+        asdict(draw_waveform(np.random.default_rng(3), settings, 6))
+        for settings in (FULL, replace(FULL, **{name: LATER[name]}))
+    ]
+    masks = [
+        asdict(draw_spectrogram(np.random.default_rng(3), settings, 6))
+        for settings in (FULL, replace(FULL, **{name: LATER[name]}))
+    ]
+    n_new = 0
+    for before, after in (waves, masks):
+        for key, value in before.items():
+            if value is None:
+                n_new += after[key] is not None
+            elif key != "room_seed":
+                assert np.array_equal(value, after[key], equal_nan=True)
+    assert n_new
+
+
+def test_what_is_off_draws_nothing():
+    one, other = np.random.default_rng(0), np.random.default_rng(0)
+    draw_waveform(one, FULL, 4)
+    draw_waveform(other, replace(FULL, low_pass_hz=77.0, reverb_s=3.0, background_snr_db=0.0), 4)
+    assert one.random() == other.random()
 
 
 # Waveforms
@@ -311,8 +355,8 @@ def test_clip_by_clip_on_a_cpu_is_the_gather_of_a_gpu(speed):
     for turn in ([0, 0, 0, 0], [7, -200, 1, 0], [-300, 200, -1, 0]):
         shares = np.divide(turn, n_valid.clamp_min(1).numpy())
         draw = nothing(4, turn=shares, speed=speed)
-        out, out_valid = augment._turn_and_speed(waveform, n_valid, draw)
-        gathered = augment._gather_turned(
+        out, out_valid = augment_sound.turn_and_speed(waveform, n_valid, draw.turn, draw.speed)
+        gathered = augment_sound.gather_turned(
             waveform, n_valid, torch.tensor(turn, dtype=torch.float64), rate, out_valid
         )
         torch.testing.assert_close(out[:3], gathered[:3], atol=1e-6, rtol=1e-6)

@@ -11,18 +11,16 @@ import torch
 import transformers as t
 
 from audio.backbones import (
-    SCRATCH,
-    BackboneError,
     build_network,
     head_parameters,
     is_checkpoint,
     load_checkpoint,
     network_logits,
     preset_for,
-    scratch_network,
 )
 from audio.classifier import SpectrogramClassifier
-from audio.settings import Settings, SpectrogramSettings, TrainingSettings
+from audio.scratch import SCRATCH, BackboneError, ConvPatches, scratch_network
+from audio.settings import Settings, SettingsError, SpectrogramSettings, TrainingSettings
 
 KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier")
 LABELS = tuple("abcde")
@@ -380,12 +378,52 @@ def test_ast_from_scratch_starts_with_positions_of_the_authors_spread():
     assert table.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_networks_from_scratch_are_small():
-    for name in SCRATCH:
+@pytest.mark.parametrize("name", SCRATCH)
+@pytest.mark.parametrize(
+    ("size", "least", "most"),
+    [("nano", 0.15e6, 0.4e6), ("tiny", 0.4e6, 2.5e6), ("small", 9e6, 14e6), ("base", 80e6, 95e6)],
+)
+def test_networks_from_scratch_have_the_size_that_is_told(name, size, least, most):
+    with torch.device("meta"):
         network = build_network(
-            scratch_network(name, n_mels=64, n_frames=101, n_labels=10, dropout=0.0)
+            scratch_network(name, n_mels=64, n_frames=101, n_labels=10, dropout=0.0, size=size)
         )
-        assert sum(p.numel() for p in network.parameters()) < 3e6
+    assert least < sum(p.numel() for p in network.parameters()) < most
+
+
+@pytest.mark.parametrize("size", ["nano", "small"])
+@pytest.mark.parametrize("name", SCRATCH)
+def test_every_size_is_saved_and_loaded_with_the_same_logits(name, size, tmp_path):
+    settings = Settings(
+        SpectrogramSettings(clip_s=0.3, n_mels=32),
+        training=TrainingSettings(backbone=name, size=size),
+    )
+    model = SpectrogramClassifier.from_settings(settings, ["a", "b", "c"]).eval()
+    model.save_pretrained(tmp_path)
+    sound = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 4800), np.float32))
+    with torch.inference_mode():
+        logits = model(sound).logits
+        assert torch.equal(SpectrogramClassifier.load(tmp_path)(sound).logits, logits)
+    assert logits.std() > 0
+
+
+def test_convolutions_see_a_vit_s_cells_and_little_around_them():
+    """A cell's vector changes with the picture in it, and not with what is far away."""
+    patches = ConvPatches((32, 64, 128), 24).eval()
+    image = torch.zeros(1, 1, 64, 96)
+    with torch.inference_mode():
+        before = patches(image)
+        assert before.shape == (1, 24, 4, 6)
+        image[..., 20:28, 52:60] = (
+            3.0  # inside cell (1, 3); a vector sees 15 pixels around its corner
+        )
+        changed = (patches(image) - before).abs().amax(1)[0] > 0
+    assert changed.nonzero().tolist() == [[1, 3], [1, 4], [2, 3], [2, 4]]
+
+
+def test_a_size_for_a_checkpoint_is_refused():
+    with pytest.raises(SettingsError, match=r"size=base .* openai/whisper-tiny"):
+        TrainingSettings(backbone="openai/whisper-tiny", size="base")
 
 
 # Presets and refusals

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from audio.classifier import FORMAT, ModelError, SpectrogramClassifier
+from audio.classifier import ModelError, SpectrogramClassifier
+from audio.model_config import FORMAT
 from audio.settings import Settings, SettingsError, SpectrogramSettings, TrainingSettings
 from audio.spectrogram import LogMel
 
@@ -59,7 +60,9 @@ def test_the_saved_folder_carries_the_settings(saved):
 
 
 def test_nothing_is_pickled(saved):
-    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}
+    names = {path.name for path in saved.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {Path(name).suffix for name in names} == {".json", ".safetensors", ".py"}
 
 
 def test_a_loaded_model_is_ready_to_predict(saved):

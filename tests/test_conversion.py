@@ -49,6 +49,8 @@ SETTINGS = SpectrogramSettings(n_mels=24, clip_s=0.4)
 class Kept:
     """A sink that keeps what it is given."""
 
+    may_be_copied = False
+
     def __init__(self):
         self.levels, self.n_valid, self.skipped = {}, {}, []
 

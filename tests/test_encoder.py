@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from audio import backbones
-from audio.backbones import build_network, network_logits, scratch_network
+from audio.backbones import build_network, network_logits
 from audio.encoder import _Dropout, is_plain
+from audio.scratch import scratch_network
 from tests.conftest import randomise
 
 

@@ -119,7 +119,7 @@ def test_keywords_from_a_csv_with_a_whisper_checkpoint(
     config = json.loads((tmp_path / "runs" / "keywords" / "config.json").read_text())
     assert set(config["label2id"]) == set(words)
     assert config["settings"]["spectrogram"]["n_mels"] == 80  # Whisper's own
-    assert config["settings"]["training"]["class_weights"] == "balanced"
+    assert config["settings"]["training"]["balance"] == "weights"
     assert "balanced accuracy" in told[2][1]
     windows = told[3][1]
     assert any(word in windows for word in words)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from audio import levels
 from audio.classifier import SpectrogramClassifier
+from audio.examples import SoundExamples
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.settings import AugmentationSettings, Settings, SpectrogramSettings
-from audio.train import SoundExamples, fine_tune
+from audio.train import fine_tune
 from tests.conftest import randomise
 
 RATE = 8000
@@ -158,12 +160,25 @@ def test_validation_levels_are_computed_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["gain_db", "shift_percent", "speed_percent", "noise_percent", "filter_db"]
-)
+    "name",
+    ["gain_db", "shift_percent", "speed_percent", "noise_percent", "filter_db", "pitch_semitones",
+     "polarity_percent", "low_pass_percent", "high_pass_percent", "reverb_percent",
+     "background_percent", "other_clip_percent"],
+)  # fmt: skip
 def test_whatever_touches_a_waveform_is_computed_anew(name):
     still = replace(AugmentationSettings(), **STILL)
     assert leaves_waveforms(still)
-    assert not leaves_waveforms(replace(still, **{name: 5.0}))
+    assert not leaves_waveforms(replace(still, background_folder="noise", **{name: 5.0}))
+
+
+def test_whatever_is_left_varies_pictures_alone():
+    """A new setting is of one kind or the other; cut-offs and the like belong to their switch."""
+    of_waveforms = set(levels._OF_WAVEFORMS)
+    of_pictures = {"frequency_mask_percent", "time_mask_percent", "mixup_percent"}
+    of_pictures |= {"time_warp_percent", "erase_percent", "cutmix_percent"}
+    of_switches = {"noise_snr_db", "low_pass_hz", "high_pass_hz", "reverb_s"}
+    of_switches |= {"background_folder", "background_snr_db"}
+    assert of_waveforms | of_pictures | of_switches == set(AugmentationSettings().to_json())
 
 
 def test_only_normalisation_is_left_out_of_what_levels_depend_on():

@@ -9,9 +9,18 @@ import pytest
 
 from rl.agents import run
 from rl.choices import Lambda
+from rl.confidence import UCB, Thompson
 from rl.control import Control
 from rl.environments import random_walk
-from rl.policies import EpsilonGreedy, Linear, Power, from_json, to_json
+from rl.policies import (
+    Drawers,
+    EpsilonGreedy,
+    Linear,
+    Power,
+    Softmax,
+    from_json,
+    to_json,
+)
 from rl.policy_gradient import PolicyGradient
 from rl.traces import trace_of
 from rl.values import ActionValues
@@ -176,3 +185,32 @@ def test_monte_carlo_control_of_the_walk_goes_right() -> None:
     agent = Control(2, update="sarsa", step_size=None, discount=0.9, **MONTE_CARLO)
     run(agent, random_walk(5), episodes=200, seed=2)
     assert [agent.greedy(s) for s in range(1, 6)] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    "policy", [EpsilonGreedy(0.3), Softmax(0.5), UCB(1.0), Thompson(1.0)], ids=lambda p: str(p)[:6]
+)
+def test_a_drawer_draws_what_act_does_with_the_same_numbers(policy):
+    q, n = np.array([0.1, 0.4, 0.4, -1.0]), np.array([3.0, 9.0, 2.0, 1.0])
+    legal = np.array([True, True, True, False])
+    one, other = np.random.default_rng(0), np.random.default_rng(0)
+    draw = policy.drawer(q, n, legal, 7)
+    drawn = [draw(one) for _ in range(200)]
+    assert drawn == [policy.act(q, n, legal, 7, other) for _ in range(200)]
+    assert 3 not in drawn
+
+
+def test_kept_drawers_follow_the_step_and_what_is_legal():
+    policy = EpsilonGreedy(Linear(1.0, 0.0, 10))
+    kept = Drawers(policy)
+    q, n = np.array([0.0, 1.0]), np.ones(2)
+    both, first = np.array([True, True]), np.array([True, False])
+    rng = np.random.default_rng(0)
+
+    def share(step, legal):
+        return np.mean([kept.get("state", legal, step, lambda: (q, n))(rng) for _ in range(2000)])
+
+    assert share(0, both) == pytest.approx(0.5, abs=0.05)
+    assert share(10, both) == 1
+    assert share(10, first) == 0
+    assert share(0, both) == pytest.approx(0.5, abs=0.05)

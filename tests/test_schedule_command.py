@@ -157,7 +157,7 @@ def test_pictures_can_be_scheduled_with_a_note(corpus: Path, tmp_path: Path, cap
     command = ["finetune", str(images), "--out", str(tmp_path / "m"), "--epochs", "3"]
     assert cli.main([*command, "--threads", "1", "--schedule", "epsilon-greedy"]) == 0
     captured = capsys.readouterr()
-    assert "only masks and mixing act on them" in captured.err
+    assert "only masks, warp and mixing act" in captured.err
     assert "schedule epsilon-greedy" in captured.out
 
 

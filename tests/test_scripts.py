@@ -248,6 +248,32 @@ def test_finetune_leaves_a_model_its_scores_and_a_page(model: Path, corpus: Path
     assert "data:image/png" in page
 
 
+def test_the_model_card_is_what_the_hub_reads(model: Path) -> None:
+    import yaml
+    from huggingface_hub import ModelCard
+
+    text = (model / "README.md").read_text(encoding="utf-8")
+    _, front, body = text.split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert told["library_name"] == "transformers"
+    assert told["pipeline_tag"] == "audio-classification"
+    assert "license" not in told  # the user's to name, in a line that is there
+    assert "# license:" in front
+    card = ModelCard.load(model / "README.md")
+    results = json.loads((model / "results.json").read_text())
+    scores = {score.metric_type: score.metric_value for score in card.data.eval_results}
+    for name, kind in (("accuracy", "accuracy"), ("macro_f1", "f1")):
+        assert scores[kind] == pytest.approx(results["test"][name]["value"], abs=1e-5)
+    assert {score.dataset_name for score in card.data.eval_results} == {"ten sounds"}
+    for label in results["labels"]:
+        clips = {r["split"]: r["clips"] for r in results["corpus"] if r["label"] == label}
+        row = [str(clips.get(split, 0)) for split in ("train", "validation", "test")]
+        assert f"| {label} | {' | '.join(row)} |" in body
+    assert "trust_remote_code=True" in body
+    assert "`n_mels=24`" in body
+    assert str(model.parent) not in text  # no path of this machine
+
+
 def test_the_same_finetune_again_only_says_what_it_found(
     model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,8 @@ from audio.augment import (
     draw_waveform,
     mix_targets,
 )
+from audio.backgrounds import Backgrounds
+from audio.examples import SoundExamples, resolve
 from audio.settings import (
     AST_PRESET,
     WHISPER_PRESET,
@@ -32,7 +34,7 @@ from audio.settings import (
     TrainingSettings,
 )
 from audio.spectrogram import LogMel
-from audio.train import SoundExamples, fine_tune, resolve
+from audio.train import fine_tune
 
 GROUPS = (SpectrogramSettings, AugmentationSettings, TrainingSettings)
 SMALL = {"clip_s": 0.1, "n_fft": 256, "win_length": 256, "hop_length": 128, "n_mels": 16}
@@ -301,23 +303,46 @@ AUGMENTATION_CASES = {
     "frequency_mask_percent": ({}, 0.0, 60.0),
     "time_mask_percent": ({}, 0.0, 60.0),
     "mixup_percent": ({}, 0.0, 100.0),
+    "pitch_semitones": ({}, 0.0, 4.0),
+    "polarity_percent": ({"noise_percent": 100.0}, 0.0, 100.0),
+    "low_pass_percent": ({}, 0.0, 100.0),
+    "low_pass_hz": ({"low_pass_percent": 100.0}, 100.0, 200.0),
+    "high_pass_percent": ({}, 0.0, 100.0),
+    "high_pass_hz": ({"high_pass_percent": 100.0}, 500.0, 2000.0),
+    "reverb_percent": ({}, 0.0, 100.0),
+    "reverb_s": ({"reverb_percent": 100.0}, 0.1, 0.5),
+    "background_percent": ({"background_folder": "noise"}, 0.0, 100.0),
+    "background_folder": ({"background_percent": 100.0}, "noise", "street"),
+    "other_clip_percent": ({}, 0.0, 100.0),
+    "background_snr_db": ({"other_clip_percent": 100.0}, 0.0, 20.0),
+    "time_warp_percent": ({}, 0.0, 40.0),
+    "erase_percent": ({}, 0.0, 60.0),
+    "cutmix_percent": ({}, 0.0, 100.0),
 }
 
 TRAINING_CASES = {
     "backbone": ({}, "whisper-scratch", "vit-scratch"),
+    "size": ({}, "tiny", "nano"),
     "epochs": ({}, 1, 2),
     "batch_size": ({}, 2, 3),
     "learning_rate": ({}, 1e-3, 1e-2),
     "weight_decay": ({"learning_rate": 0.01}, 0.0, 1.0),
     "label_smoothing": ({}, 0.0, 0.2),
     "dropout": ({}, 0.0, 0.5),
-    "class_weights": ({}, "none", "balanced"),
+    "balance": ({}, "none", "weights"),
     "freeze_backbone": ({}, False, True),
+    "unfreeze_epochs": ({}, 0, 1),
+    "layer_decay": ({}, 1.0, 0.5),
+    "lora_rank": ({}, 0, 2),
+    "lora_alpha": ({"lora_rank": 2}, 4.0, 32.0),
+    "ema_decay": ({}, 0.0, 0.9),
+    "patience": ({"epochs": 8, "learning_rate": 0.05}, 0, 1),
+    "micro_batches": ({}, 1, 2),  # a batch norm sees each part by itself
     "seed": ({}, 0, 1),
     "precision": ({}, "float32", "bfloat16"),
 }
 #: Checked one by one below: what they change is no number of the training.
-TRAINING_ELSEWHERE = {"device", "threads"}
+TRAINING_ELSEWHERE = {"device", "threads", "torch_compile"}
 
 
 def test_every_field_has_a_case_that_shows_it_alive():
@@ -356,21 +381,36 @@ def test_no_spectrogram_setting_is_dead(name):
     assert np.array_equal(before, features(one))
 
 
+def heard_in(folder):
+    """Return a recording of white noise for the folder noise, and of a hum for any other."""
+    rng = np.random.default_rng(0)
+    hum = np.sin(np.arange(4000) / 20).astype(np.float32)
+    wave = rng.standard_normal(4000).astype(np.float32) if folder == "noise" else hum
+    return Backgrounds(torch.from_numpy(wave), np.array([0]), np.array([4000]))
+
+
 @pytest.mark.parametrize("name", AUGMENTATION_CASES)
 def test_no_augmentation_setting_is_dead(name):
     others, one, another = AUGMENTATION_CASES[name]
-    off = dict.fromkeys((f.name for f in fields(AugmentationSettings)), 0.0)
 
     def varied(value):
-        settings = AugmentationSettings(**(off | others | {name: value}))
+        settings = replace(AugmentationSettings.none(), **(others | {name: value}))
         rng = np.random.default_rng(3)
         spectrogram = SpectrogramSettings(**SMALL)
         log_mel = LogMel(spectrogram)
         waveform, n_valid = few_sounds().batch(np.arange(4), Settings(spectrogram), None)
-        waveform, n_valid = apply_waveform(waveform, n_valid, draw_waveform(rng, settings, 4))
+        waveform, n_valid = apply_waveform(
+            waveform,
+            n_valid,
+            draw_waveform(rng, settings, 4),
+            sample_rate_hz=16000,
+            backgrounds=heard_in(settings.background_folder),
+        )
         draw = draw_spectrogram(rng, settings, 4)
-        level = apply_spectrogram(log_mel(waveform), log_mel.valid_frames(n_valid), draw)
-        shares = mix_targets(torch.eye(4), draw)
+        level = log_mel(waveform)
+        frames = log_mel.valid_frames(n_valid)
+        shares = mix_targets(torch.eye(4), draw, frames, level.shape[1:])
+        level = apply_spectrogram(level, frames, draw)
         return np.concatenate([level.flatten(1).numpy(), shares.numpy()], axis=1)
 
     before, after = varied(one), varied(another)
@@ -428,6 +468,8 @@ def test_the_fingerprint_changes_with_every_field(name):
     assert first.fingerprint() != second.fingerprint()
 
 
-@pytest.mark.parametrize(("name", "value"), [("device", "cpu"), ("threads", 1)])
-def test_the_fingerprint_changes_with_device_and_threads(name, value):
+@pytest.mark.parametrize(
+    ("name", "value"), [("device", "cpu"), ("threads", 1), ("torch_compile", True)]
+)
+def test_the_fingerprint_changes_with_what_changes_no_number(name, value):
     assert Settings().with_values({name: value}).fingerprint() != Settings().fingerprint()

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from audio.backbones import BackboneError, network_logits
+from audio.backbones import network_logits
 from audio.classifier import SpectrogramClassifier
+from audio.examples import SoundExamples
+from audio.scratch import BackboneError
 from audio.settings import Settings, SettingsError
 from audio.stack import NetworkStack
 from audio.stack_training import fine_tune_many
-from audio.train import SoundExamples, fine_tune, score
+from audio.train import fine_tune, score
 from data.synthetic import SyntheticSettings, write_corpus
 from rl.landscape import Landscape
 from scripts import landscape as script
@@ -102,6 +104,14 @@ VARIANTS = [
     {"normalisation": "dataset", "compression": "cube-root", "top_db": None},
     {"gain_db": 0.0, "shift_percent": 0.0, "frequency_mask_percent": 0.0, "time_mask_percent": 0.0},
     {"speed_percent": 20.0, "noise_percent": 50.0, "filter_db": 12.0, "mixup_percent": 50.0},
+    {
+        "pitch_semitones": 3.0,
+        "reverb_percent": 50.0,
+        "other_clip_percent": 50.0,
+        "time_warp_percent": 20.0,
+        "erase_percent": 30.0,
+        "cutmix_percent": 60.0,
+    },
     {"learning_rate": 3e-4, "weight_decay": 0.0, "label_smoothing": 0.0},
 ]
 
@@ -132,7 +142,7 @@ def test_what_differs_in_shape_is_not_stacked():
     for values, name in (
         ({"n_mels": 16}, "n_mels"),
         ({"batch_size": 4}, "batch_size"),
-        ({"class_weights": "balanced"}, "class_weights"),
+        ({"balance": "weights"}, "balance"),
     ):
         with pytest.raises(SettingsError, match=name):
             fine_tune_many(train, {}, [settings(), settings(**values)], LABELS,

@@ -10,20 +10,14 @@ import pytest
 import torch
 
 from audio.backbones import head_parameters
+from audio.balance import make_balance
 from audio.classifier import SpectrogramClassifier
+from audio.examples import PictureExamples, SoundExamples, resolve
 from audio.images import level_range, to_pixels
+from audio.optimisation import learning_rate
 from audio.settings import AugmentationSettings, Settings, SettingsError
 from audio.spectrogram import LogMel
-from audio.train import (
-    PictureExamples,
-    SoundExamples,
-    _class_weight,
-    _loss,
-    fine_tune,
-    learning_rate,
-    resolve,
-    score,
-)
+from audio.train import _loss, _varied, fine_tune, score
 
 RATE = 8000
 SMALL = {"sample_rate_hz": RATE, "clip_s": 0.2, "n_fft": 256, "win_length": 256}
@@ -164,23 +158,6 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_head_does_not(backbone):
     assert changed == heads  # running means of a batch norm would show here too
 
 
-def test_balanced_weights_are_scikit_learns():
-    from sklearn.utils.class_weight import compute_class_weight
-
-    targets = np.array([0] * 12 + [1] * 3 + [2] * 5)
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
-    weight = _class_weight(targets, 3, "balanced")
-    assert weight.tolist() == pytest.approx(expected.tolist())
-    assert weight.numpy()[targets].mean() == pytest.approx(1)
-    assert _class_weight(targets, 3, "none") is None
-
-
-def test_balanced_weights_are_finite_for_a_class_without_clips():
-    weight = _class_weight(np.array([0, 0, 1]), 3, "balanced")
-    assert torch.isfinite(weight).all()
-    assert weight[:2].tolist() == pytest.approx([0.75, 1.5])  # by hand: 3 clips / 2 classes / n
-
-
 def test_the_learning_rate_warms_up_over_a_tenth_and_falls_along_a_cosine_to_zero():
     wanted = settings(learning_rate=0.01)
     rates = [learning_rate(step, 100, wanted) for step in range(100)]
@@ -200,18 +177,17 @@ def test_a_fit_of_few_steps_still_takes_a_step(n_steps):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("mixup_percent", [0.0, 100.0])
-@pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_the_loss_is_the_cross_entropy_of_smoothed_mixed_labels(
-    smoothing, mixup_percent, class_weights
-):
-    off = dict.fromkeys(vars(AugmentationSettings()), 0.0)
+@pytest.mark.parametrize("balance", ["none", "weights", "root-weights", "logits"])
+def test_the_loss_is_the_cross_entropy_of_smoothed_mixed_labels(smoothing, mixup_percent, balance):
+    off = AugmentationSettings.none().to_json()
     wanted = settings(**(off | {"mixup_percent": mixup_percent, "label_smoothing": smoothing}))
     model = SpectrogramClassifier.from_settings(wanted, LABELS).eval()
     train, rows = tones(7, seconds=0.4), np.array([0, 1, 5, 6])
     train = replace(train, waveforms=[w[:1600] for w in train.waveforms])
-    weight = _class_weight(train.targets, 3, class_weights)
+    made = make_balance(train.targets, 3, balance)
     with torch.no_grad():
-        found = _loss(model, train, rows, wanted, np.random.default_rng(3), weight)
+        batch = _varied(model, train, rows, wanted, np.random.default_rng(3))
+        found = _loss(model.classify, batch, slice(0, 4), wanted, made)
 
     # by hand, with the same draws
     from audio.augment import draw_spectrogram, draw_waveform
@@ -229,8 +205,10 @@ def test_the_loss_is_the_cross_entropy_of_smoothed_mixed_labels(
     shares = (1 - smoothing) * shares + smoothing / 3
     with torch.no_grad():
         logits = model.classify(features).double().numpy()
+    if balance == "logits":
+        logits = logits + np.log(np.array([3, 2, 2]) / 7)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    factor = np.ones(3) if weight is None else weight.numpy()
+    factor = np.ones(3) if made.weight is None else made.weight.numpy()
     assert found.item() == pytest.approx(-(shares * factor * log_p).sum(1).mean(), abs=1e-4)
 
 
