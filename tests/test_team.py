@@ -22,7 +22,7 @@ from scripts import cli
 from tests.test_train import LABELS, settings, tones
 
 ROOT = Path(__file__).parents[1]
-STILL = ["--dropout", "0", "--backbone", "vit-scratch"]
+STILL = ["--dropout", "0", "--backbone", "ast-scratch"]
 MIXED = ["--mixup-percent", "60", "--noise-percent", "50", "--balance", "weights"]
 SMALL = ["--sample-rate-hz", "8000", "--clip-s", "0.2", "--n-fft", "256", "--win-length", "256",
          "--hop-length", "128", "--n-mels", "16", "--epochs", "3", "--batch-size", "7",
