@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from audio.arms import ScheduleSettings
 from audio.clips import SplitSettings, assign_splits
 from audio.settings import (
     AugmentationSettings,
@@ -20,9 +21,11 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
+from scripts.schedule import FILE, make_schedule, schedule_identity, schedule_text
 from scripts.tables import SHOWN_SCORES, scores_text
 
 if TYPE_CHECKING:
+    from audio.schedule import Schedule
     from audio.team import Team
     from audio.train import Fit
     from scripts.clips_in import ClipsIn
@@ -65,6 +68,7 @@ class Finetune:
     spectrogram: SpectrogramSettings = SpectrogramSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     training: TrainingSettings = TrainingSettings()
+    scheduling: ScheduleSettings = ScheduleSettings()
 
 
 def with_base(command: Any) -> Any:
@@ -125,6 +129,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     from scripts.clips_in import check_same_pictures, decode_sounds, reader_of
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
+    scheduled = schedule_identity(command.scheduling)
     read = reader_of(command.clips)
     if read is None:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
@@ -134,7 +139,11 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
-        identity = {"settings": settings.to_json(), "corpus": manifest.fingerprint()}
+        identity = {
+            "settings": settings.to_json(),
+            "corpus": manifest.fingerprint(),
+            "schedule": scheduled,
+        }
         folder.begin("finetune", identity, argv)
         if folder.is_done:
             team.tell(None)
@@ -159,6 +168,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
         say(clips.manifest.describe())
         train = clips.examples["train"]
         settings = resolve(settings, train)
+        schedule = make_schedule(command.scheduling, settings, clips, levels=read is not None)
         team.tell(settings)
         with progress("fit", "epochs") as draw:
             fit = fine_tune(
@@ -169,8 +179,9 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
                 checkpoint=folder.work / "checkpoint.safetensors",
                 on_epoch=epoch_lines(draw, settings.training.epochs),
                 team=team,
+                schedule=schedule,
             )
-        results = score_and_save(folder, fit, clips)
+        results = score_and_save(folder, fit, clips, schedule)
         folder.finish(results)
         print_scores(results)
         print_result(summary(results))
@@ -201,6 +212,7 @@ def _fit_along(command: Finetune, team: Team) -> int:
                 workers=1,
                 allow_leakage=command.split.allow_leakage,
             )
+        schedule = make_schedule(command.scheduling, settings, clips)
     fine_tune(
         clips.examples["train"],
         clips.examples["validation"],
@@ -208,6 +220,7 @@ def _fit_along(command: Finetune, team: Team) -> int:
         clips.labels,
         checkpoint=work / "checkpoint.safetensors",
         team=team,
+        schedule=schedule,
     )
     return DONE
 
@@ -229,7 +242,9 @@ def epoch_lines(
     return show
 
 
-def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any]:
+def score_and_save(
+    folder: RunFolder, fit: Fit, clips: ClipsIn, schedule: Schedule | None = None
+) -> dict[str, Any]:
     """Save the model, score it on validation and test, write the report; return the results."""
     from audio.clips import write_csv
     from audio.metrics import evaluate
@@ -274,6 +289,9 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         results["calibration"] = {"temperature": temperature}
     if clips.leakage is not None:
         results["leakage"] = clips.leakage
+    if schedule is not None:
+        results["schedule"] = schedule.record()
+        folder.write_json(FILE, results["schedule"])
     rows: list[list[Any]] = []
     for split in ("validation", "test"):
         examples = clips.examples[split]
@@ -352,7 +370,9 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
 
 
 def print_scores(results: dict[str, Any]) -> None:
-    """Write the scores of both splits to stdout, to be read."""
+    """Write the scores of both splits to stdout, to be read, and what a schedule picked."""
+    if "schedule" in results:
+        print(schedule_text(results["schedule"]))
     for split in ("validation", "test"):
         if split in results:
             print(scores_text(split, results[split]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from audio import fold_report, report
+from audio import fold_report, report, schedule_report
 from audio.calibration_report import reliability_section
 from audio.explain_report import explained_section
 from audio.images import read_picture
@@ -68,6 +68,9 @@ def write_folds_page(
     ]
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
+    for fold in results.get("schedules", []):
+        title = f"What was picked when: fold {fold['fold']}"
+        sections.append(schedule_report.schedule_section(fold["schedule"], title=title))
     sections.append(report.corpus_table(results["corpus"]))
     sections += closing_sections(results["settings"], record)
     write_report(path or folder / "report.html", title="A cross-validation", sections=sections)
@@ -125,6 +128,8 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
     sections.append(
         report.learning_curves(history, chosen_epoch=int(results.get("epoch", len(history))))
     )
+    if "schedule" in results:
+        sections.append(schedule_report.schedule_section(results["schedule"]))
     sections.append(report.corpus_table(results["corpus"]))
     return sections
 
