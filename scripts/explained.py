@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _RIGHT, _WRONG = 3, 2  # clips shown
 _STEPS = 128
+_LARGE = 20_000_000  # weights from which on a clip takes a minute of one core: fewer of both
 
 
 def explained_clips(
@@ -41,10 +42,12 @@ def explained_clips(
             wrong.append(i)
         elif all(best[i] != best[j] for j in right):
             right.append(i)
+    large = sum(p.numel() for p in model.parameters()) > _LARGE
+    n_right, n_wrong, steps = (1, 1, 16) if large else (_RIGHT, _WRONG, _STEPS)
     shown = []
-    for number, i in enumerate(right[:_RIGHT] + wrong[:_WRONG]):
+    for number, i in enumerate(right[:n_right] + wrong[:n_wrong]):
         level, n_valid = examples.levels(np.array([i]), model, None)
-        found = explain(model, level, n_valid, label=int(best[i]), steps=_STEPS)
+        found = explain(model, level, n_valid, label=int(best[i]), steps=steps)
         files = {}
         for kind, png in pictures_of(found).items():
             files[kind] = f"examples/explained_{number}_{kind}.png"
