@@ -7,7 +7,7 @@ here by a line in `presets` or `factors`, and in `OPERATIONS` for the rule `unif
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class ScheduleSettings(SettingsGroup):
     picks it anew for every segment. uniform: TrivialAugment's rule. Or the schedule.json of an
     earlier run, to be replayed."""
     arms: str = "presets"
-    """What the agent picks from: presets, factored, or a JSON file
+    """What the agent picks from: presets; factored (strengths of masking, mixing, noise and speed);
+    operations (one of uniform's for half of the clips, uniform's rule for the rest); or a JSON file
     {factor: {arm: {setting: value}}}."""
     segment_epochs: float = setting(1.0, low=0.1, high=100.0)
     """How long an arm is held, in epochs."""
@@ -134,6 +135,9 @@ class Arms:
     """
 
     factors: Mapping[str, Mapping[str, Values]]
+    emphasis: float = 0.0
+    """0: all clips are varied by what was picked. Else the arms are `OPERATIONS` and none, and each
+    clip gets the picked one with this chance, else one of all evenly."""
 
     def __post_init__(self) -> None:
         self._check()
@@ -144,6 +148,11 @@ class Arms:
                 self.augmentation(tuple(choice), AugmentationSettings())
 
     def _check(self) -> None:
+        if self.emphasis and (not 0 < self.emphasis < 1 or self.factors != operations()):
+            raise SettingsError(
+                f"arms: emphasis={self.emphasis} belongs to the arms called operations, and must "
+                "be from 0 to 1; give 0."
+            )
         known = {spec.name for spec in fields(AugmentationSettings)}
         taken: dict[str, str] = {}
         if not isinstance(self.factors, Mapping) or not self.factors:
@@ -204,7 +213,7 @@ class Arms:
 
 
 def arms_of(name: str) -> Arms:
-    """Return the arms called `presets` or `factored`, or those of a JSON file.
+    """Return the arms called `presets`, `factored` or `operations`, or those of a JSON file.
 
     Raises:
         SettingsError: there is no such file, or it holds no arms.
@@ -213,8 +222,12 @@ def arms_of(name: str) -> Arms:
         return Arms(presets())
     if name == "factored":
         return Arms(factors())
+    if name == "operations":
+        return Arms(operations(), EMPHASIS)
     if not name.endswith(".json"):
-        raise SettingsError(f"arms={name!r} is not one of: presets, factored; nor a .json file.")
+        raise SettingsError(
+            f"arms={name!r} is not one of: presets, factored, operations; nor a .json file."
+        )
     try:
         made = json.loads(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
@@ -252,15 +265,12 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 
 
-def check_operations(names: Sequence[str]) -> None:
-    """Refuse an operation that there is none of.
+#: Half of the clips by what was picked, to tell the arms apart; the other half sees to it that no
+#: segment is spent on one operation alone.
+EMPHASIS = 0.5
 
-    Raises:
-        SettingsError: naming it.
-    """
-    unknown = [name for name in names if name not in OPERATIONS]
-    if unknown or not names:
-        raise SettingsError(
-            f"no operation is called {', '.join(unknown) or 'nothing'}; there are: "
-            f"{', '.join(OPERATIONS)}."
-        )
+
+def operations() -> dict[str, dict[str, Values]]:
+    """Return the arms of `OPERATIONS`, in their order, and none of them as the last."""
+    made: dict[str, Values] = {name: dict(one.values) for name, one in OPERATIONS.items()}
+    return {"operation": {**made, "none": {}}}

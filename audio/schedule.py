@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from audio.arms import OPERATIONS, Arms, Choice
 from audio.probe import Probe, ProbeScorer
-from audio.progress_reward import ProgressReward
-from audio.settings import Settings, SettingsError, fingerprint
-from audio.variation import Variation, draw_one_each, one_each
+from audio.progress_reward import SMOOTHING, ProgressReward
+from audio.settings import AugmentationSettings, Settings, SettingsError, fingerprint
+from audio.variation import Variation, draw_emphasised, draw_one_each, one_each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,6 +146,25 @@ class UniformSchedule(Schedule):
         return self.identity()
 
 
+class _Held:
+    """What a pick does to a batch; settings are checked once a pick, not once a batch."""
+
+    def __init__(self, arms: Arms, base: AugmentationSettings) -> None:
+        self.arms, self.base = arms, base
+        self._made: dict[Choice, Variation] = {}
+        self._one_each = one_each(base) if arms.emphasis else None
+
+    def variation(self, choice: Choice, batch: int, rng: np.random.Generator) -> Variation:
+        """Return what varies the batch where `choice` was picked."""
+        if self._one_each is not None:
+            return draw_emphasised(
+                rng, self._one_each, batch, arm=choice[0], emphasis=self.arms.emphasis
+            )
+        if choice not in self._made:
+            self._made[choice] = Variation(self.arms.augmentation(choice, self.base))
+        return self._made[choice]
+
+
 class AgentSchedule(Schedule):
     """An agent picks an arm for every segment and is rewarded by the probe.
 
@@ -171,6 +190,8 @@ class AgentSchedule(Schedule):
     ) -> None:
         self.name, self.picker, self.arms, self.probe = name, picker, arms, probe
         self.segment_epochs, self.learn_percent = segment_epochs, learn_percent
+        self.smoothing = SMOOTHING
+        """Of the probe's loss; see `ProgressReward`."""
         self.out = probe.out
         self.segments: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -188,9 +209,9 @@ class AgentSchedule(Schedule):
         n, half = len(self._scorer.parts), self.segment_steps // 2
         last = self.segment_steps - 1
         self._moments = [last - (n - 1 - part) * half // n for part in range(n)]
-        self._reward = ProgressReward()
+        self._reward = ProgressReward(self.smoothing)
         self._state: State = (0, 0)
-        self._varied: Variation | None = None
+        self._held = _Held(self.arms, course.settings.augmentation)
         self._clear()
 
     def _clear(self) -> None:
@@ -215,13 +236,8 @@ class AgentSchedule(Schedule):
             self.segments.append(
                 {"first_step": step, "arm": list(choice), "state": list(self._state), **belief}
             )
-            self._varied = None
             self.seconds += time.perf_counter() - started
-        if self._varied is None:
-            choice = tuple(self.segments[-1]["arm"])
-            base = self.course.settings.augmentation
-            self._varied = Variation(self.arms.augmentation(choice, base))
-        return self._varied
+        return self._held.variation(tuple(self.segments[-1]["arm"]), batch, rng)
 
     def after(self, step: int, model: SpectrogramClassifier, loss: Tensor, rate: float) -> None:
         team = self.course.team
@@ -263,8 +279,10 @@ class AgentSchedule(Schedule):
         return {
             "schedule": self.name,
             "arms": self.arms.to_json(),
+            "emphasis": self.arms.emphasis,
             "segment_epochs": self.segment_epochs,
             "learn_percent": self.learn_percent,
+            "smoothing": self.smoothing,
             "probe": {"out": self.probe.out.tolist(), "scored": self.probe.scored.tolist()},
         }
 
@@ -287,7 +305,6 @@ class AgentSchedule(Schedule):
         self._state = tuple(state["state"])
         self._scored, self._rate = list(state["scored"]), state["rate"]
         self._loss, self.seconds = state["loss"], state["seconds"]
-        self._varied = None
 
     def record(self) -> dict[str, Any]:
         factors = [{"name": f, "arms": list(arms)} for f, arms in self.arms.factors.items()]
@@ -317,7 +334,7 @@ class FrozenSchedule(Schedule):
 
     def __init__(self, made: dict[str, Any], *, keep_probe_out: bool = False) -> None:
         self.made, self.keep_probe_out = made, keep_probe_out
-        self.arms = Arms(made["arms"])
+        self.arms = Arms(made["arms"], made["emphasis"])
         if keep_probe_out:
             self.out = np.array(made["probe"]["out"], np.int64)
         self._first = np.array([segment["first_step"] for segment in made["segments"]])
@@ -332,11 +349,7 @@ class FrozenSchedule(Schedule):
         super().begin(course)
         if self.keep_probe_out:
             self.release_step = self.made["release_step"]
-        base = course.settings.augmentation
-        self._variations = {
-            tuple(segment["arm"]): Variation(self.arms.augmentation(tuple(segment["arm"]), base))
-            for segment in self.made["segments"]
-        }
+        self._held = _Held(self.arms, course.settings.augmentation)
 
     def segment_of(self, step: int) -> int:
         """Return the number of the segment that a step is in."""
@@ -347,10 +360,10 @@ class FrozenSchedule(Schedule):
         self, step: int, batch: int, rng: np.random.Generator, model: SpectrogramClassifier
     ) -> Variation:
         segment = self.made["segments"][self.segment_of(step)]
-        return self._variations[tuple(segment["arm"])]
+        return self._held.variation(tuple(segment["arm"]), batch, rng)
 
     def identity(self) -> dict[str, Any]:
-        held = {key: self.made[key] for key in ("arms", "n_steps")}
+        held = {key: self.made[key] for key in ("arms", "emphasis", "n_steps")}
         held["segments"] = [
             {key: segment[key] for key in ("first_step", "arm")}
             for segment in self.made["segments"]
@@ -369,14 +382,15 @@ def replay(made: dict[str, Any], *, where: str, keep_probe_out: bool = False) ->
     Raises:
         SettingsError: it is no record of a schedule.
     """
-    if made.get("schedule") == "uniform":
+    if isinstance(made, dict) and made.get("schedule") == "uniform":
         if keep_probe_out:
             raise SettingsError(f"{where}: uniform kept no probe; leave keep_probe_out out.")
         if UniformSchedule().identity() != made:
             raise SettingsError(f"{where}: made with other operations than this version has.")
         return UniformSchedule()
     try:
-        segments, n_steps, sizes = made["segments"], made["n_steps"], Arms(made["arms"]).sizes
+        segments, n_steps = made["segments"], made["n_steps"]
+        sizes = Arms(made["arms"], float(made["emphasis"])).sizes
         firsts = [int(segment["first_step"]) for segment in segments]
         legal = all(
             len(segment["arm"]) == len(sizes)

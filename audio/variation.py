@@ -53,6 +53,21 @@ def one_each(
     return replace(base, **values)
 
 
+def draw_emphasised(
+    rng: np.random.Generator,
+    settings: AugmentationSettings,
+    batch: int,
+    *,
+    arm: int,
+    emphasis: float,
+) -> Variation:
+    """Return `draw_one_each` with a preference: each clip gets operation number `arm` with chance
+    `emphasis`, else one of all, none among them, evenly."""
+    names = tuple(OPERATIONS)
+    even = rng.integers(len(names) + 1, size=batch)
+    return Variation(settings, np.where(rng.random(batch) < emphasis, arm, even), names)
+
+
 def draw_one_each(
     rng: np.random.Generator,
     settings: AugmentationSettings,

@@ -27,6 +27,7 @@ import numpy as np
 
 from audio.arms import AGENTS, ScheduleSettings, arms_of, presets
 from audio.clips import Manifest, SplitSettings, assign_splits
+from audio.progress_reward import SMOOTHING
 from audio.settings import Settings
 from data.corpus import CorpusSettings, open_corpus
 
@@ -110,10 +111,11 @@ def train(
     *,
     segment_epochs: float,
     learn_percent: float,
+    smoothing: float,
     known: dict,
 ) -> dict[str, Any]:
     """Return what one training gave: accuracies, seconds of the CPU, the schedule's record."""
-    from audio.schedule import replay
+    from audio.schedule import AgentSchedule, replay
     from audio.train import fine_tune, score
     from scripts.schedule import make_schedule
 
@@ -128,10 +130,12 @@ def train(
         schedule = replay(known[name, whole, seed]["schedule"], where=whole)
     else:
         chosen = ScheduleSettings(
-            schedule=agent, arms="factored" if "factored" in more else "presets",
+            schedule=agent, arms=more[0] if more else "presets",
             segment_epochs=segment_epochs, learn_percent=learn_percent,
         )  # fmt: skip
         schedule = make_schedule(chosen, settings, clips)
+        if isinstance(schedule, AgentSchedule):
+            schedule.smoothing = smoothing
     began, began_cpu = time.perf_counter(), time.process_time()
     fit = fine_tune(
         clips.examples["train"], clips.examples["validation"], settings, clips.labels,
@@ -189,7 +193,8 @@ def measure(options: argparse.Namespace) -> None:
                     row = train(
                         name, clips[name], contender, seed,
                         segment_epochs=options.segment_epochs or TASKS[name].segment_epochs,
-                        learn_percent=options.learn_percent, known=known,
+                        learn_percent=options.learn_percent,
+                        smoothing=options.smoothing, known=known,
                     )  # fmt: skip
                     known[name, contender, seed] = row
                     out.write(json.dumps(row) + "\n")
@@ -252,21 +257,80 @@ def tables(known: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def simulate(repeats: int = 150, steps: int = 38, k: int = 8) -> str:
+    """Return how good the arms are that agents pick among bandits alone: where the constants of
+    `rl.schedule` come from.
+
+    Arms have normal worths of deviation 1, rewards are ranks of worth and noise. 0 is what drawing
+    evenly gives; the best of eight arms is worth 1.42 on average.
+    """
+    from audio.progress_reward import WINDOW, rank
+    from rl.bandits import EpsilonGreedyBandit, Exp3S, SlidingWindowUCB
+    from rl.schedule import BanditPicker, QPicker
+
+    makes: dict[str, Any] = {
+        f"exp3s, gamma {g}": lambda k, seed, g=g: Exp3S(
+            k, gamma=g, alpha=0.005, low=-1.0, high=1.0, seed=seed
+        )
+        for g in (0.2, 0.4, 0.6, 0.8)
+    }
+    makes |= {
+        f"epsilon-greedy, step size {a}": lambda k, seed, a=a: EpsilonGreedyBandit(
+            k, epsilon=0.15, step_size=a, seed=seed
+        )
+        for a in (0.1, 0.2, 0.3)
+    }
+    makes |= {
+        f"ucb-window, c {c}": lambda k, seed, c=c: SlidingWindowUCB(k, c=c, window=40, seed=seed)
+        for c in (0.3, 0.5, 0.7, 1.0)
+    }
+    lines = ["| agent | noise | picked after 8 | settled on |", "|---|---|---|---|"]
+    for noise in (1.0, 2.0, 5.0):
+        for name, make in {**makes, "q-learning": None}.items():
+            found = []
+            for seed in range(repeats):
+                rng = np.random.default_rng(seed)
+                worth = rng.standard_normal(k)
+                if make is None:
+                    picker: Any = QPicker((k,), seed=seed)
+                else:
+                    picker = BanditPicker((k,), make, seed=seed)
+                seen: list[float] = []
+                picked = []
+                for _ in range(steps):
+                    (arm,) = picker.pick((0, 0))
+                    picked.append(worth[arm])
+                    seen = [*seen, float(worth[arm] + noise * rng.standard_normal())][-WINDOW:]
+                    picker.observe(rank(seen[-1], seen), (0, 0))
+                settled = [worth[picker.pick((0, 0), settled=True)[0]] for _ in range(10)]
+                found.append((np.mean(picked[8:]), np.mean(settled)))
+            while_learning, after = np.mean(found, 0)
+            lines.append(f"| {name} | {noise:g} | {while_learning:.2f} | {after:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Train and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recordings", type=Path, nargs="?")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/schedule.jsonl"))
     parser.add_argument("--minutes", type=float, default=35)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--arms", nargs="+", default=["presets"], choices=["presets", "factored"])
+    parser.add_argument(
+        "--arms", nargs="+", default=["presets"], choices=["presets", "factored", "operations"]
+    )
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--segment-epochs", type=float, help="instead of the task's")
     parser.add_argument("--learn-percent", type=float, default=60.0)
+    parser.add_argument("--smoothing", type=float, default=SMOOTHING)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--simulate", action="store_true")
     options = parser.parse_args()
+    if options.simulate:
+        print(simulate())
+        return
     if not options.table:
         if options.recordings is None:
             parser.error("give the folder of FSDD's recordings.")

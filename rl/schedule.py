@@ -25,8 +25,8 @@ Belief = dict[str, list[list[float]]]
 
 # Chosen on bandits of eight arms with normal worths, rewards that are ranks, noise of 1 and 2
 # deviations of the worths and 38 rewards in all (`python -m benchmarks.schedule --simulate`): a
-# training has few segments. With gamma .2, usual for long runs, EXP3.S had learnt next to nothing
-# by then. None was tuned on the corpora of docs/benchmarks.md.
+# training has few segments. EXP3.S stays cautious at any gamma. None was tuned on the corpora of
+# docs/benchmarks.md.
 EPSILON = 0.15
 STEP_SIZE = 0.2
 GAMMA = 0.6

@@ -35,7 +35,8 @@ def schedule_identity(settings: ScheduleSettings) -> dict[str, Any] | None:
         return identity
     if settings.schedule == "uniform":
         return {"schedule": "uniform"}
-    return settings.to_json() | {"arms": arms_of(settings.arms).to_json()}
+    arms = arms_of(settings.arms)
+    return settings.to_json() | {"arms": arms.to_json(), "emphasis": arms.emphasis}
 
 
 def make_schedule(

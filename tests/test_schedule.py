@@ -16,7 +16,6 @@ from audio.arms import (
     ScheduleSettings,
     all_off,
     arms_of,
-    check_operations,
     factors,
     presets,
 )
@@ -27,7 +26,7 @@ from audio.progress_reward import MEMORY, WINDOW, ProgressReward
 from audio.schedule import AgentSchedule, FrozenSchedule, UniformSchedule, replay
 from audio.settings import AugmentationSettings, SettingsError
 from audio.train import fine_tune
-from audio.variation import Variation, draw_one_each, one_each
+from audio.variation import Variation, draw_emphasised, draw_one_each, one_each
 from rl.schedule import make_picker
 from tests.test_train import LABELS, LIVELY, settings, told, tones, weights
 
@@ -215,15 +214,44 @@ def test_strengths_are_drawn_evenly_up_to_the_greatest():
     assert np.quantile(drawn, [0.25, 0.5, 0.75]) == pytest.approx([3, 6, 9], abs=0.8)
 
 
+def test_an_operation_picked_is_given_to_half_the_clips_and_the_rest_are_drawn_evenly():
+    rng = np.random.default_rng(0)
+    arms = arms_of("operations")
+    assert arms.names[0] == (*OPERATIONS, "none")
+    varied = one_each(AugmentationSettings())
+    for arm in (0, len(OPERATIONS)):
+        chosen = draw_emphasised(rng, varied, 4000, arm=arm, emphasis=arms.emphasis).chosen
+        share = np.bincount(chosen, minlength=len(OPERATIONS) + 1) / 4000
+        rest = 0.5 / len(share)
+        expected = np.full(len(share), rest)
+        expected[arm] += 0.5
+        assert share == pytest.approx(expected, abs=0.03)
+    with pytest.raises(SettingsError, match=r"emphasis=0\.5 belongs to the arms called operations"):
+        Arms(ARMS.to_json(), 0.5)
+
+
+def test_a_schedule_of_operations_resumes_and_replays_exactly(tmp_path):
+    def scheduled():
+        return by_agent("ucb-window", arms=arms_of("operations"), segment_epochs=0.5)
+
+    schedule, path, wanted = scheduled(), tmp_path / "c.safetensors", settings(epochs=4)
+    whole = fine_tune(tones(), tones(9), wanted, LABELS, schedule=schedule)
+    asked = iter(range(100))
+    fine_tune(
+        tones(), tones(9), wanted, LABELS, checkpoint=path, schedule=scheduled(),
+        stop=lambda: next(asked) >= 7,
+    )  # fmt: skip
+    again = scheduled()
+    fit = fine_tune(tones(), tones(9), wanted, LABELS, checkpoint=path, schedule=again)
+    assert told(fit) == told(whole)
+    assert again.segments == schedule.segments
+    frozen = replay(schedule.record(), where="s.json", keep_probe_out=True)
+    assert told(fine_tune(tones(), tones(9), wanted, LABELS, schedule=frozen)) == told(whole)
+
+
 def test_a_variation_of_all_leaves_a_draw_as_it_is():
     draw = draw_waveform(np.random.default_rng(0), AugmentationSettings(), 4)
     assert Variation(AugmentationSettings()).of(draw) is draw
-
-
-def test_an_unknown_operation_is_named():
-    check_operations(["gain"])
-    with pytest.raises(SettingsError, match="no operation is called echo; there are: gain"):
-        check_operations(["gain", "echo"])
 
 
 # The probe
@@ -295,7 +323,7 @@ def test_the_probes_loss_is_the_cross_entropy_of_the_clips_as_they_are(n_parts):
 
 
 def test_the_reward_is_the_drop_beyond_what_loss_and_learning_rate_led_to_expect():
-    reward = ProgressReward()
+    reward = ProgressReward(smoothing=1.0)
     reward.start(2.0)
     assert reward.after(1.8, 0.5) == 0  # sets the speed: .2 / (2 * .5) = .2
     # expected at half the rate: .2 * 1.8 * .25 = .09; half as much as that is worse than expected
@@ -304,6 +332,28 @@ def test_the_reward_is_the_drop_beyond_what_loss_and_learning_rate_led_to_expect
     speed = (MEMORY * 0.2 + 0.045) / (MEMORY * 1.0 + 0.45)
     assert reward.after(1.655, 0.25) == 0.5
     assert reward.advantages[1] == pytest.approx(0.1 / (1.755 * 0.25) - speed)
+
+
+def test_a_chance_low_of_one_segment_is_not_held_against_the_next():
+    """A constant loss with noise: what is beyond expectation should not swing back."""
+
+    def neighbours(smoothing):
+        reward, rng = ProgressReward(smoothing=smoothing), np.random.default_rng(0)
+        reward.start(1.0)
+        got = [reward.after(1.0 + 0.05 * rng.standard_normal(), 0.1) for _ in range(400)][1:]
+        return np.corrcoef(got[:-1], got[1:])[0, 1]
+
+    assert neighbours(1.0) < -0.35  # -.5 for differences of noise
+    assert neighbours(0.6) > neighbours(1.0) + 0.1
+
+
+def test_the_smoothed_loss_moves_part_of_the_way_from_the_expected_one():
+    reward = ProgressReward(smoothing=0.5)
+    reward.start(2.0)
+    reward.after(1.8, 0.5)
+    reward.after(1.6, 0.5)  # expected 1.8 - .2 * .9 = 1.62
+    assert reward.advantages == pytest.approx([0.02 / 0.9])
+    assert reward.loss == pytest.approx(1.61)
 
 
 def test_a_training_that_slows_down_as_expected_gives_no_arm_a_worse_reward():

@@ -69,6 +69,10 @@ def vars_of(examples):
     [
         [*MIXED, "--micro-batches", "2", "--ema-decay", "0.9", "--patience", "9"],
         pytest.param(
+            ["--schedule", "epsilon-greedy", "--probe-percent", "20", "--segment-epochs", "0.5"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ["--balance", "sampling", "--unfreeze-epochs", "1", "--layer-decay", "0.7"],
             marks=pytest.mark.slow,
         ),
