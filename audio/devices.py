@@ -9,10 +9,11 @@ import torch
 from audio.settings import SettingsError
 
 
-def use_threads(threads: int) -> None:
-    """Let torch use `threads` CPU threads; 0 is every core this process may use."""
+def use_threads(threads: int, *, processes: int = 1) -> None:
+    """Let torch use `threads` CPU threads; 0 is every core that this process may use, shared with
+    so many processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or cores or 1)
+    torch.set_num_threads(threads or max(1, (cores or 1) // processes))
 
 
 def choose_device(name: str) -> torch.device:

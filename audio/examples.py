@@ -16,9 +16,9 @@ from torch import Tensor
 from audio.augment import apply_waveform, draw_waveform
 from audio.backgrounds import Backgrounds, read_backgrounds
 from audio.classifier import SpectrogramClassifier, mean_by_clip
-from audio.images import from_pixels
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.settings import Settings, SettingsError, SpectrogramSettings
+from audio.shards import Shards
 from audio.spectrogram import LogMel, measure_mean_std
 from audio.waveform import Waveform, choose_clip_s, fit_length, window_starts
 
@@ -184,20 +184,54 @@ class PictureExamples:
     def levels(
         self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor]:
+        level, n_valid = self.stored(rows)
+        return level.to(model.device), n_valid.to(model.device)
+
+    def stored(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return levels and n_valid of some clips, as the pictures hold them."""
         low, high = self.low[rows, None, None], self.high[rows, None, None]
         level = low + self.pixels[rows] * ((high - low) / np.float32(255))
-        n_valid = torch.from_numpy(self.n_valid[rows])
-        return torch.from_numpy(level).to(model.device), n_valid.to(model.device)
+        return torch.from_numpy(level), torch.from_numpy(self.n_valid[rows])
 
     def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
-        model.eval()
-        outputs = []
-        with torch.inference_mode():
-            for rows in batches(np.arange(len(self.targets)), _SCORED_TOGETHER):
-                level, n_valid = self.levels(rows, model, None)
-                logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-                outputs.append(torch.softmax(logits, -1).cpu().numpy())
-        return np.concatenate(outputs)
+        return probabilities_of_levels(self, model)
+
+
+@dataclass(frozen=True)
+class ShardExamples:
+    """Clips as rows of memory-mapped shards: nothing is held in memory but a batch."""
+
+    shards: Shards
+    targets: NDArray[np.int64]
+
+    def levels(
+        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        level, n_valid = self.stored(rows)
+        return level.to(model.device), n_valid.to(model.device)
+
+    def stored(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return levels and n_valid of some clips, as the shards hold them."""
+        level = np.stack([self.shards[i] for i in rows.tolist()])
+        n_valid = [int(self.shards.rows[i]["n_valid"]) for i in rows.tolist()]
+        return torch.from_numpy(level), torch.tensor(n_valid)
+
+    def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
+        return probabilities_of_levels(self, model)
+
+
+@torch.inference_mode()
+def probabilities_of_levels(
+    examples: Examples, model: SpectrogramClassifier
+) -> NDArray[np.float32]:
+    """Return the probabilities of clips that are stored as levels, float32 (n, n_labels)."""
+    model.eval()
+    outputs = []
+    for rows in batches(np.arange(len(examples.targets)), _SCORED_TOGETHER):
+        level, n_valid = examples.levels(rows, model, None)
+        logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
+        outputs.append(torch.softmax(logits, -1).cpu().numpy())
+    return np.concatenate(outputs)
 
 
 def batches(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -245,9 +279,7 @@ def _measure(settings: Settings, train: Examples) -> tuple[float, float]:
             if isinstance(train, SoundExamples):
                 waveform, n_valid = train.batch(rows, settings, None)
                 yield log_mel(waveform, n_valid), n_valid
-            elif isinstance(train, PictureExamples):
-                pictures = zip(train.pixels[rows], train.low[rows], train.high[rows], strict=True)
-                level = np.stack([from_pixels(p, low, high) for p, low, high in pictures])
-                yield torch.from_numpy(level), torch.from_numpy(train.n_valid[rows])
+            elif isinstance(train, PictureExamples | ShardExamples):
+                yield train.stored(rows)
 
     return measure_mean_std(log_mel, levels())

@@ -42,7 +42,9 @@ def parse_plain_wav(data: bytes) -> tuple[NDArray[np.int16], int] | None:
     if size != 16 or len(data) < 44:
         return None
     tag, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", data, 20)
-    if tag != 1 or bits != 16 or not channels or align != 2 * channels or not rate:
+    if tag != 1 or bits != 16 or not channels or align != 2 * channels:
+        return None
+    if not 0 < rate < 1 << 31:  # libsndfile holds it as a signed number
         return None
     position = 36
     while data[position : position + 4] != b"data":

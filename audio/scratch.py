@@ -153,15 +153,15 @@ class ConvPatches(nn.Module):
             layers += _convolution(before, n, (2, 2))
             before = n
         last = nn.Conv2d(before, width, 3, stride=2, padding=1)
-        self.layers = nn.Sequential(*layers, last)
+        self.cells = nn.Sequential(*layers, last)
 
     @property
     def weight(self) -> Tensor:
         """The last convolution's weight, whose type transformers' ViT asks for."""
-        weight: Tensor = self.layers[-1].weight  # type: ignore[assignment]
+        weight: Tensor = self.cells[-1].weight  # type: ignore[assignment]
         return weight
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the cells' vectors."""
-        made: Tensor = self.layers(image.to(memory_format=torch.channels_last))
+        made: Tensor = self.cells(image.to(memory_format=torch.channels_last))
         return made

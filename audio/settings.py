@@ -436,12 +436,30 @@ class TrainingSettings(SettingsGroup):
     or the share of each class is taken out of what is learnt (logit adjustment)."""
     freeze_backbone: bool = False
     """Fit the classification head alone."""
+    unfreeze_epochs: int = setting(0, low=0, high=100000)
+    """Thaw one more layer, from the head down, after every so many epochs; 0 trains all at once."""
+    layer_decay: float = setting(1.0, low=0.01, high=1.0)
+    """Step size of each layer as a share of that of the layer above it, from the head down."""
+    lora_rank: int = setting(0, low=0, high=4096)
+    """Fit the head, and beside each frozen map of the layers a LoRA of this rank (needs peft)."""
+    lora_alpha: float = setting(16.0, low=0.001, high=100000.0)
+    """What a LoRA's change is multiplied by, divided by its rank."""
+    ema_decay: float = setting(0.0, low=0.0, high=0.999999)
+    """Score and save the running mean of the weights, of which this share is kept at each step
+    (EMA; 0.999 for long trainings); 0 takes the weights themselves."""
+    patience: int = setting(0, low=0, high=100000)
+    """Stop after so many epochs without a better validation score (macro-F1, then loss) and keep
+    the best epoch's weights; 0 trains to the end and keeps the last."""
+    micro_batches: int = setting(1, low=1, high=65536)
+    """Parts that each batch is worked through in, one after another, to save memory."""
     seed: int = setting(0, low=0, high=2**31 - 1)
     """Seed of the weights, the order of the clips and the augmentation."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the network; the mel transform and the loss stay in float32."""
+    torch_compile: bool = False
+    """Compile the network for training (torch.compile): a minute first, faster steps on a GPU."""
     threads: int = setting(0, low=0, high=1024)
     """CPU threads; 0 uses every core."""
 
@@ -450,6 +468,17 @@ class TrainingSettings(SettingsGroup):
             raise SettingsError(
                 f"size={self.size} belongs to a network from scratch, not to the checkpoint "
                 f"{self.backbone}; leave it out."
+            )
+        ways = {
+            "freeze_backbone": self.freeze_backbone,
+            "lora_rank": bool(self.lora_rank),
+            "unfreeze_epochs": bool(self.unfreeze_epochs),
+        }
+        on = [name for name, is_on in ways.items() if is_on]
+        if len(on) > 1:
+            raise SettingsError(
+                f"{on[0]}={getattr(self, on[0])} and {on[1]}={getattr(self, on[1])} say two "
+                "different things of which weights are fitted; leave one of them out."
             )
 
 

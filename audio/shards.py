@@ -257,6 +257,12 @@ class Shards:
         return stored.astype(np.float32)
 
 
+def is_shards_folder(root: Path) -> bool:
+    """Return whether `melbandit convert` wrote shards here."""
+    named = all((root / name).exists() for name in ("index.csv", "settings.json"))
+    return root.is_dir() and named and any(root.glob("*/shard-*.npy"))
+
+
 def open_shards(root: Path) -> Shards:
     """Return the shards that `melbandit convert --format uint8` or `float16` wrote.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from audio.calibration import fit_temperature
 from audio.classifier import SpectrogramClassifier
-from audio.examples import Examples, PictureExamples, SoundExamples
+from audio.examples import Examples, SoundExamples
 
 _TOGETHER = 64
 
@@ -41,7 +41,6 @@ def window_logits(
         if pieces:
             run()
         return np.concatenate(outputs), np.array(owner, np.int64)
-    assert isinstance(examples, PictureExamples)
     rows = np.arange(len(examples.targets))
     for first in range(0, len(rows), _TOGETHER):
         level, n_valid = examples.levels(rows[first : first + _TOGETHER], model, None)

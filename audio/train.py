@@ -26,17 +26,32 @@ from audio.classifier import SpectrogramClassifier
 from audio.devices import choose_device, use_threads
 from audio.examples import Examples, batches, resolve
 from audio.metrics import confusion_matrix, scores_of
-from audio.optimisation import CLIP_NORM, learning_rate, make_optimiser
+from audio.optimisation import HALF, Weights, learning_rate
 from audio.settings import Settings
+from audio.team import Team
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model, its learning curve (a dict an epoch), and whether `stop` cut it short."""
+    """A fitted model, its learning curve (a dict an epoch), and whether `stop` cut it short.
+
+    epoch: the one whose weights these are, counted from 1: the last, or with patience the best.
+    """
 
     model: SpectrogramClassifier
     history: tuple[dict[str, float], ...]
     stopped: bool
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the network is shown: features (batch, n_mels, n_frames), n_valid (batch,), and the
+    shares of the labels, float32 (batch, n_labels)."""
+
+    features: Tensor
+    n_valid: Tensor
+    shares: Tensor
 
 
 def fine_tune(
@@ -48,78 +63,100 @@ def fine_tune(
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    team: Team | None = None,
 ) -> Fit:
     """Return a model fitted to the training clips, with the weights of its last epoch.
 
     The last epoch, not the best: the learning rate has fallen to zero by then, and choosing an
-    epoch by its validation score would flatter that score. checkpoint: a file that holds the state
-    after each epoch; where it is there, the fit goes on from it. stop: asked before every step.
+    epoch by its validation score would flatter that score. With patience it is the best all the
+    same, and `Fit.epoch` says which. checkpoint: a file that holds the state after each epoch;
+    where it is there, the fit goes on from it. stop: asked before every step. team: this process's
+    place among several that fit together; by default it is alone.
 
     Raises:
         SettingsError, BackboneError: the settings do not fit the clips or the backbone.
         FloatingPointError: the loss is no longer finite.
     """
-    use_threads(settings.training.threads)
+    team = team or Team(choose_device(settings.training.device))
+    use_threads(settings.training.threads, processes=team.size)
     settings = resolve(settings, train)
     training = settings.training
-    device = choose_device(training.device)
-    model = SpectrogramClassifier.from_settings(settings, labels).to(device)
-    parameters, optimiser = make_optimiser(model, settings)
-    balance = make_balance(train.targets, len(labels), training.balance, device=device)
+    model = SpectrogramClassifier.from_settings(settings, labels).to(team.device)
+    weights = Weights(model, settings)
+    balance = make_balance(train.targets, len(labels), training.balance, device=team.device)
+    classify = torch.compile(model.classify) if training.torch_compile else model.classify
     steps_per_epoch = math.ceil(len(train.targets) / training.batch_size)
     n_steps = training.epochs * steps_per_epoch
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
-        history = load_checkpoint(checkpoint, model, parameters, optimiser, settings)
+        history = load_checkpoint(checkpoint, weights, settings)
     for epoch in range(len(history), training.epochs):
+        if training.patience and epoch - best_epoch(history) >= training.patience:
+            break
         started = time.perf_counter()
         rng = np.random.default_rng([training.seed, epoch])
         order = epoch_order(rng, train.targets, len(labels), training.balance)
-        model.train()
-        if training.freeze_backbone:  # else a batch norm's running means would move
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        total, rate = torch.zeros((), device=device), 0.0
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(rng.integers(2**31)))  # dropout's
+        weights.begin_epoch(epoch)
+        total, rate = torch.zeros((), device=team.device), 0.0
+        with torch.random.fork_rng(devices=[team.device] if team.device.type == "cuda" else []):
+            torch.manual_seed(int(rng.integers(2**31)) + team.rank)  # dropout's
             for step, rows in enumerate(batches(order, training.batch_size)):
                 if stop is not None and stop():
-                    return Fit(model.eval(), tuple(history), stopped=True)
+                    return _fit(weights, history, stopped=True)
                 rate = learning_rate(epoch * steps_per_epoch + step, n_steps, settings)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                loss = _loss(model, train, rows, settings, rng, balance)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-                optimiser.step()
-                total += loss.detach() * len(rows)
-        train_loss = float(total) / len(order)
+                batch = _varied(model, train, rows, settings, rng)
+                for part in team.parts(len(rows), training.micro_batches):
+                    share = (part.stop - part.start) / len(rows)
+                    loss = _loss(classify, batch, part, settings, balance) * share
+                    weights.backward(loss)
+                    total += loss.detach() * len(rows)
+                weights.step(rate, team)
+        train_loss = float(team.add(total)) / len(order)
         if not math.isfinite(train_loss):
             raise FloatingPointError(
                 f"the training loss is {train_loss} in epoch {epoch + 1}; lower learning_rate."
             )
         row = {"epoch": epoch + 1, "train_loss": train_loss, "learning_rate": rate}
-        row |= _validate(model, validation)
-        row["seconds"] = time.perf_counter() - started
-        history.append(row)
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, model, parameters, optimiser, settings, history)
+        if team.is_first:
+            with weights.evaluated():
+                row |= _validate(model, validation)
+            row["seconds"] = time.perf_counter() - started
+        history.append(team.tell(row))
+        if training.patience and best_epoch(history) == len(history):
+            weights.keep()
+        if checkpoint is not None and team.is_first:
+            save_checkpoint(checkpoint, weights, settings, history)
         if on_epoch is not None:
-            on_epoch(row)
-    return Fit(model.eval(), tuple(history), stopped=False)
+            on_epoch(history[-1])
+    return _fit(weights, history, stopped=False)
 
 
-def _loss(
+def _fit(weights: Weights, history: Sequence[dict[str, float]], *, stopped: bool) -> Fit:
+    """Return what a fit came to."""
+    epoch = best_epoch(history) if weights.training.patience else len(history)
+    return Fit(weights.settle(), tuple(history), stopped, epoch)
+
+
+def best_epoch(history: Sequence[dict[str, float]]) -> int:
+    """Return the first epoch of the highest macro-F1 on validation, of several that of the least
+    loss, counted from 1; 0 where there is none.
+
+    >>> best_epoch([{"validation_macro_f1": f, "validation_loss": v} for f, v in
+    ...     [(0.5, 2.0), (0.8, 1.0), (0.8, 0.9), (0.7, 0.1)]])
+    3
+    """
+    scores = [(row["validation_macro_f1"], -row["validation_loss"]) for row in history]
+    return scores.index(max(scores)) + 1 if scores else 0
+
+
+def _varied(
     model: SpectrogramClassifier,
     train: Examples,
     rows: NDArray[np.int64],
     settings: Settings,
     rng: np.random.Generator,
-    balance: Balance,
-) -> Tensor:
-    """Return the mean loss of one augmented batch."""
+) -> Batch:
+    """Return one augmented batch."""
     with torch.no_grad():
         level, n_valid = train.levels(rows, model, rng)
         features = model.log_mel.normalise(level, n_valid)
@@ -127,15 +164,23 @@ def _loss(
         draw = draw_spectrogram(rng, settings.augmentation, len(rows))
         features = apply_spectrogram(features, frames, draw)
         targets = torch.from_numpy(train.targets[rows]).to(features.device)
-        shares = mix_targets(
-            nn.functional.one_hot(targets, len(model.labels)).float(),
-            draw,
-            frames,
-            (features.shape[1], features.shape[2]),
-        )
-    half = settings.training.precision == "bfloat16"
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=half):
-        logits = model.classify(features, n_valid)
+        whole = nn.functional.one_hot(targets, len(model.labels)).float()
+        shares = mix_targets(whole, draw, frames, (features.shape[1], features.shape[2]))
+    return Batch(features, n_valid, shares)
+
+
+def _loss(
+    classify: Callable[[Tensor, Tensor], Tensor],
+    batch: Batch,
+    part: slice,
+    settings: Settings,
+    balance: Balance,
+) -> Tensor:
+    """Return the mean loss of a part of a batch."""
+    features, n_valid, shares = batch.features[part], batch.n_valid[part], batch.shares[part]
+    half = HALF.get(settings.training.precision)
+    with torch.autocast(features.device.type, half, enabled=half is not None):
+        logits = classify(features, n_valid)
     logits = logits.float() if balance.offset is None else logits.float() + balance.offset
     return nn.functional.cross_entropy(
         logits,

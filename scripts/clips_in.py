@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from audio.clips import SPLITS, Manifest, ManifestError, check_splits
-from audio.examples import Examples, PictureExamples, SoundExamples
+from audio.clips import SPLITS, Clip, Manifest, ManifestError, check_splits
+from audio.examples import Examples, PictureExamples, ShardExamples, SoundExamples
 from audio.images import read_images_folder, read_picture
 from audio.leakage import check_leakage, content_digest
 from audio.settings import SettingsError, SpectrogramSettings
+from audio.shards import open_shards
 from audio.waveform import WaveformStore, open_store
 from scripts.command import progress, say, say_failures
 
@@ -195,6 +196,43 @@ def read_pictures(
     told = [digests.get(clip.key) for clip in manifest.clips]
     leakage = check_leakage(manifest, told, allow=allow_leakage)
     return ClipsIn(manifest, labels, examples, [], leakage), settings
+
+
+def read_shards(root: Path, *, allow_leakage: bool = False) -> tuple[ClipsIn, SpectrogramSettings]:
+    """Return the shards that `melbandit convert --format uint8` or `float16` wrote, mapped into
+    memory, and the settings they were made with. They are read once, for what is in them twice.
+
+    Raises:
+        ManifestError: the folder is unfinished, or the same sound is on two sides of the split.
+    """
+    shards = open_shards(root)
+    clips = [
+        Clip(
+            path=root / row["source"],
+            label=row["label"],
+            group=row["group"] or None,
+            fold=row["fold"] or None,
+            split=row["split"],
+            start_s=float(row["start_s"]),
+        )
+        for row in shards.rows
+    ]
+    manifest = Manifest(tuple(clips), root)
+    check_splits(manifest, allow_leakage=allow_leakage)
+    digests: list[str | None] = []
+    with progress("read", "levels") as draw:
+        for i, row in enumerate(shards.rows):
+            digest = content_digest(shards.stored(i))
+            level = f"{row['low_db']} {row['high_db']}"
+            digests.append(None if digest is None else f"{digest} {level}")
+            draw(i + 1, len(manifest))
+    leakage = check_leakage(manifest, digests, allow=allow_leakage)
+    labels = manifest.labels
+    examples: dict[str, Examples] = {
+        split: ShardExamples(shards.in_split(split), _targets(manifest.in_split(split), labels))
+        for split in SPLITS
+    }
+    return ClipsIn(manifest, labels, examples, [], leakage), shards.settings
 
 
 def check_same_pictures(given: SpectrogramSettings, made: SpectrogramSettings) -> None:

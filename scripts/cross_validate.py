@@ -31,10 +31,18 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
     """
     from audio.devices import use_threads
     from audio.images import is_images_folder
+    from audio.shards import is_shards_folder
+    from audio.team import processes
     from scripts.clips_in import decode_clips
 
+    if processes() > 1:
+        raise SettingsError(
+            f"{processes()} processes: --folds fits its folds by one process; start it without "
+            "accelerate launch, or name --test-folds."
+        )
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    manifest, turns = _turns(command, is_pictures=is_images_folder(command.clips))
+    is_pictures = is_images_folder(command.clips) or is_shards_folder(command.clips)
+    manifest, turns = _turns(command, is_pictures=is_pictures)
     with open_run(command.out, overwrite=command.overwrite) as folder:
         identity: dict[str, Any] = {
             "settings": settings.to_json(),

@@ -23,6 +23,7 @@ from scripts.run_folder import RunFolder, open_run
 from scripts.tables import scores_text
 
 if TYPE_CHECKING:
+    from audio.team import Team
     from audio.train import Fit
     from scripts.clips_in import ClipsIn
 
@@ -35,15 +36,15 @@ CHECKPOINT_TRAINING = {"learning_rate": 3e-5, "epochs": 15}
 
 @dataclass(frozen=True)
 class Finetune:
-    """Fit a classifier to labelled clips, or to the pictures that `melbandit convert` made.
+    """Fit a classifier to labelled clips, or to what `melbandit convert` made of them.
 
     The split keeps groups whole. Validation scores are shown epoch by epoch; the test is scored
     once, at the end. The same command again goes on where it was stopped.
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder with a subfolder of clips for each class, a CSV manifest, a folder of pictures, or the
-    name of a published corpus (esc50, urbansound8k, ...), which lies in --root."""
+    """Folder with a subfolder of clips for each class, a CSV manifest, a folder of pictures or
+    shards, or the name of a published corpus (esc50, urbansound8k, ...), which lies in --root."""
     out: Path
     """Folder for the model, its scores and its report."""
     settings: Path | None = None
@@ -110,32 +111,46 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         from scripts.cross_validate import cross_validate
 
         return cross_validate(command, argv)
+    from audio.team import open_team
+
+    with open_team(command.training.device) as team:
+        return _fit_first(command, argv, team) if team.is_first else _fit_along(command, team)
+
+
+def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
+    """Do all that one process alone does, and tell the others of a team when to fit along."""
     from audio.devices import use_threads
     from audio.examples import resolve
     from audio.images import is_images_folder
+    from audio.shards import is_shards_folder
     from audio.train import fine_tune
-    from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures
+    from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures, read_shards
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    pictures = is_images_folder(command.clips)
-    if not pictures:
+    read = None
+    if is_images_folder(command.clips):
+        read = read_pictures
+    elif is_shards_folder(command.clips):
+        read = read_shards
+    if read is None:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
-        if pictures:
-            clips, made = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
+        if read is not None:
+            clips, made = read(command.clips, allow_leakage=command.split.allow_leakage)
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
         identity = {"settings": settings.to_json(), "corpus": manifest.fingerprint()}
         folder.begin("finetune", identity, argv)
         if folder.is_done:
+            team.tell(None)
             say(f"{command.out}: already done; --overwrite fits it again.")
             print_scores(folder.results())
             print_result(summary(folder.results()))
             return DONE
-        use_threads(settings.training.threads)
-        if pictures:
-            say("note: pictures: what varies the sound is off; masks, warp and mixing act.")
+        use_threads(settings.training.threads, processes=team.size)
+        if read is not None:
+            say("note: levels, no sound: what varies the sound is off; masks, warp and mixing act.")
         else:
             clips = decode_sounds(
                 manifest,
@@ -150,6 +165,7 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
         say(clips.manifest.describe())
         train = clips.examples["train"]
         settings = resolve(settings, train)
+        team.tell(settings)
         with progress("fit", "epochs") as draw:
             fit = fine_tune(
                 train,
@@ -158,12 +174,48 @@ def finetune(command: Finetune, argv: Sequence[str]) -> int:
                 clips.labels,
                 checkpoint=folder.work / "checkpoint.safetensors",
                 on_epoch=epoch_lines(draw, settings.training.epochs),
+                team=team,
             )
         results = score_and_save(folder, fit, clips)
         folder.finish(results)
         print_scores(results)
         print_result(summary(results))
     return PARTLY if clips.failures else DONE
+
+
+def _fit_along(command: Finetune, team: Team) -> int:
+    """Fit with the first process of a team, which decodes, writes and speaks."""
+    import contextlib
+    import io
+
+    from audio.images import is_images_folder
+    from audio.train import fine_tune
+    from scripts.clips_in import decode_sounds, read_pictures
+
+    settings: Settings | None = team.tell(None)  # what the first gives, once clips are decoded
+    if settings is None:
+        return DONE
+    work = RunFolder(command.out).work
+    with contextlib.redirect_stderr(io.StringIO()):  # the first has said it all
+        if is_images_folder(command.clips):
+            clips, _ = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
+        else:
+            clips = decode_sounds(
+                assign_splits(open_corpus(command.clips, command.corpus), command.split),
+                sample_rate_hz=settings.spectrogram.sample_rate_hz,
+                folder=work / "waveforms",
+                workers=1,
+                allow_leakage=command.split.allow_leakage,
+            )
+    fine_tune(
+        clips.examples["train"],
+        clips.examples["validation"],
+        settings,
+        clips.labels,
+        checkpoint=work / "checkpoint.safetensors",
+        team=team,
+    )
+    return DONE
 
 
 def epoch_lines(
@@ -193,6 +245,11 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
     from scripts.pages import write_model_page
 
     model = fit.model
+    if fit.epoch < len(fit.history):
+        say(
+            f"stopped after epoch {len(fit.history)}; the weights are those of epoch {fit.epoch}, "
+            "which validated best, so its validation scores are flattered by the choice."
+        )
     before = {
         split: examples.probabilities(model)
         for split, examples in clips.examples.items()
@@ -208,6 +265,7 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         "settings": model.settings.to_json(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "history": list(fit.history),
+        "epoch": fit.epoch,
         "seconds": sum(row["seconds"] for row in fit.history),
         "failures": len(clips.failures),
         "calibration": {"temperature": temperature},

@@ -144,8 +144,8 @@ class TrainingObjective:
             raise Stopped
         curve = [row[key] for row in fit.history]
         return TrialResult(
-            score=curve[-1],
+            score=curve[fit.epoch - 1],  # the last, but for early stopping
             seconds=time.perf_counter() - started,
             curve=[round(value, 5) for value in curve],
-            extra={"validation_loss": fit.history[-1]["validation_loss"]},
+            extra={"validation_loss": fit.history[fit.epoch - 1]["validation_loss"]},
         )

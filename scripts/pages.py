@@ -120,7 +120,9 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
             explained_section(rows, duration_s=spectrogram.clip_s, f_max_hz=spectrogram.f_max)
         )
     history = results["history"]
-    sections.append(report.learning_curves(history, chosen_epoch=int(history[-1]["epoch"])))
+    sections.append(
+        report.learning_curves(history, chosen_epoch=int(results.get("epoch", len(history))))
+    )
     sections.append(report.corpus_table(results["corpus"]))
     return sections
 

@@ -122,8 +122,9 @@ def search(command: Search, argv: Sequence[str]) -> int:
         return DONE
     _check(command, space)
     from audio.images import is_images_folder
+    from audio.shards import is_shards_folder
 
-    if is_images_folder(command.clips):
+    if is_images_folder(command.clips) or is_shards_folder(command.clips):
         raise SettingsError(
             f"{command.clips}: pictures, whose preprocessing is settled; search needs the clips."
         )

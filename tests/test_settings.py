@@ -331,11 +331,18 @@ TRAINING_CASES = {
     "dropout": ({}, 0.0, 0.5),
     "balance": ({}, "none", "weights"),
     "freeze_backbone": ({}, False, True),
+    "unfreeze_epochs": ({}, 0, 1),
+    "layer_decay": ({}, 1.0, 0.5),
+    "lora_rank": ({}, 0, 2),
+    "lora_alpha": ({"lora_rank": 2}, 4.0, 32.0),
+    "ema_decay": ({}, 0.0, 0.9),
+    "patience": ({"epochs": 8, "learning_rate": 0.05}, 0, 1),
+    "micro_batches": ({}, 1, 2),  # a batch norm sees each part by itself
     "seed": ({}, 0, 1),
     "precision": ({}, "float32", "bfloat16"),
 }
 #: Checked one by one below: what they change is no number of the training.
-TRAINING_ELSEWHERE = {"device", "threads"}
+TRAINING_ELSEWHERE = {"device", "threads", "torch_compile"}
 
 
 def test_every_field_has_a_case_that_shows_it_alive():
@@ -461,6 +468,8 @@ def test_the_fingerprint_changes_with_every_field(name):
     assert first.fingerprint() != second.fingerprint()
 
 
-@pytest.mark.parametrize(("name", "value"), [("device", "cpu"), ("threads", 1)])
-def test_the_fingerprint_changes_with_device_and_threads(name, value):
+@pytest.mark.parametrize(
+    ("name", "value"), [("device", "cpu"), ("threads", 1), ("torch_compile", True)]
+)
+def test_the_fingerprint_changes_with_what_changes_no_number(name, value):
     assert Settings().with_values({name: value}).fingerprint() != Settings().fingerprint()

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from audio import shards
+from audio.classifier import SpectrogramClassifier
 from audio.clips import ManifestError
 from audio.images import read_picture
 from audio.shards import open_shards
@@ -160,3 +161,44 @@ def test_other_settings_in_a_folder_of_shards_are_refused(corpus, tmp_path, caps
     assert convert(corpus, tmp_path / "o", "--format", "uint8") == 3
     assert convert(corpus, tmp_path / "o", "--format", "float16") == 1
     assert "format (uint8 there, float16 here)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["uint8", "float16"])
+def test_a_classifier_is_fitted_to_shards_as_to_pictures(corpus, tmp_path, capsys, form):
+    fitted = {}
+    for kind in ("png", form):
+        assert convert(corpus, tmp_path / kind, "--format", kind) == 3
+        command = ["finetune", str(tmp_path / kind), "--out", str(tmp_path / f"model-{kind}")]
+        assert cli.main([*command, "--epochs", "3", "--size", "nano"]) == 0
+        results = json.loads((tmp_path / f"model-{kind}" / "results.json").read_text())
+        fitted[kind] = results["history"], results["test"]["n"], results["corpus"]
+    assert fitted["png"][1:] == fitted[form][1:]
+    rough = 1e-4 if form == "uint8" else 0.05  # the pictures' 8 bits or float16's 11
+    for one, other in zip(fitted["png"][0], fitted[form][0], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], abs=rough)
+    model = SpectrogramClassifier.load(tmp_path / f"model-{form}")
+    assert model.settings.spectrogram.n_mels == 24
+    capsys.readouterr()
+    cli.main(["finetune", str(tmp_path / form), "--out", str(tmp_path / "x"), "--n-mels", "30"])
+    assert "leave out n_mels" in capsys.readouterr().err
+
+
+def test_the_same_sound_on_two_sides_of_shards_is_refused(corpus, tmp_path, capsys):
+    sound = (corpus / "class 0" / "0.wav").read_bytes()
+    table = ["path,label,split"]
+    for split in ("train", "validation", "test"):
+        for label in ("a", "b"):
+            name = f"{split}-{label}.wav"
+            (corpus / name).write_bytes((corpus / "class 0" / f"{2 * len(table)}.wav").read_bytes())
+            table.append(f"{name},{label},{split}")
+    for split in ("train", "test"):
+        (corpus / f"twice-{split}.wav").write_bytes(sound)
+        table.append(f"twice-{split}.wav,a,{split}")
+    (corpus / "table.csv").write_text("\n".join(table))
+    assert convert(corpus / "table.csv", tmp_path / "shards", "--format", "uint8") == 0
+    capsys.readouterr()
+    command = ["finetune", str(tmp_path / "shards"), "--out", str(tmp_path / "x")]
+    assert cli.main(command) == 1
+    told = capsys.readouterr().err
+    assert "twice-train.wav" in told
+    assert "twice-test.wav" in told
