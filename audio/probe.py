@@ -45,7 +45,7 @@ class Probe:
 
 
 def draw_probe(
-    targets: NDArray[np.int64],
+    targets: NDArray[Any],
     groups: Sequence[str | None],
     *,
     percent: float,
@@ -56,12 +56,13 @@ def draw_probe(
 
     Whole groups, so that it measures what is new to the network, as the test does; clip by clip
     where the groups are so few that whole ones would take more than twice the share. At least one
-    clip of every class is left to train on.
+    clip of every class is left to train on. targets: the class of each clip, (n,), or of several
+    labels a clip its memberships, (n, n_labels); of these it counts as the rarest of its own.
 
     Raises:
         SettingsError: there are too few clips to keep any out.
     """
-    labels = [str(target) for target in targets]
+    labels = [str(kind) for kind in _kinds(targets)]
     by, out = "clip", np.empty(0, np.int64)
     if any(group is not None for group in groups):
         by, out = "group", _whole_groups(groups, labels, percent, seed)
@@ -69,12 +70,28 @@ def draw_probe(
     if by == "clip" or not 0 < share <= _GROUPS_AT_MOST * percent:
         rows = np.arange(len(labels))
         by, out = "clip", _in_turns(rows, labels, round(percent / 100 * len(labels)), seed)
-    if not len(out) or set(np.delete(targets, out)) != set(targets):
+    kept = np.delete(targets, out, axis=0)
+    lost = set(_occurring(targets)) - set(_occurring(kept))
+    if not len(out) or lost:
         raise SettingsError(
             f"probe_percent={percent:g} of {len(labels)} training clips leaves no probe and a clip "
             "of every class to train on; add clips, raise it, or give schedule=uniform."
         )
     return Probe(np.sort(out), _in_turns(out, labels, most, seed), by)
+
+
+def _kinds(targets: NDArray[Any]) -> NDArray[np.int64]:
+    """Return one class for each clip; -1 is none."""
+    if targets.ndim == 1:
+        return targets.astype(np.int64)
+    own = np.where(targets > 0, (targets > 0).sum(0), len(targets) + 1)
+    return np.where((targets > 0).any(1), own.argmin(1), -1)
+
+
+def _occurring(targets: NDArray[Any]) -> list[int]:
+    """Return the classes that some clip has."""
+    found = np.unique(targets) if targets.ndim == 1 else np.flatnonzero((targets > 0).any(0))
+    return [int(each) for each in found]
 
 
 def _whole_groups(
@@ -141,10 +158,19 @@ class ProbeScorer:
             half = HALF.get(training.precision)
             with torch.autocast(features.device.type, half, enabled=half is not None):
                 logits = model.classify(features, n_valid)
-            log_p = torch.log_softmax(logits.float(), -1)
-            plain = nn.functional.nll_loss(log_p, targets, reduction="sum")
-            share = training.label_smoothing
-            smooth = (1 - share) * plain - share * log_p.mean(-1).sum()
+            logits, share = logits.float(), training.label_smoothing
+            if model.is_multi_label:  # the mean over labels, as the training's
+                targets = targets.float()
+                plain, smooth = (
+                    nn.functional.binary_cross_entropy_with_logits(
+                        logits, targets * (1 - s) + s / 2, reduction="none"
+                    ).mean(-1).sum()
+                    for s in (0.0, share)
+                )  # fmt: skip
+            else:
+                log_p = torch.log_softmax(logits, -1)
+                plain = nn.functional.nll_loss(log_p, targets, reduction="sum")
+                smooth = (1 - share) * plain - share * log_p.mean(-1).sum()
         for module, mode in modes:
             module.training = mode
         return float(plain), float(smooth), len(targets)

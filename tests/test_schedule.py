@@ -319,6 +319,40 @@ def test_the_probes_loss_is_the_cross_entropy_of_the_clips_as_they_are(n_parts):
     assert found[2] == 6
 
 
+def several_of(n):
+    """Return memberships of three labels: one, another, a rare third now and then, or none."""
+    made = np.zeros((n, 3), np.float32)
+    made[::2, 0] = made[::3, 1] = made[::10, 2] = 1
+    return made
+
+
+def test_of_several_labels_each_is_left_to_train_on_and_the_rare_one_is_in_the_probe_too():
+    targets = several_of(120)
+    probe = draw_probe(targets, [None] * 120, percent=20)
+    assert len(probe.out) == 24
+    kept = targets[probe.kept(120)]
+    assert (kept.sum(0) > 0).all()
+    assert targets[probe.out, 2].sum() in (2, 3)  # a fifth of its twelve
+    with pytest.raises(SettingsError, match="leaves no probe and a clip of every class"):
+        draw_probe(np.eye(4, dtype=np.float32), [None] * 4, percent=50)
+
+
+def test_clips_of_several_labels_are_scheduled_and_scored_label_by_label():
+    examples = replace(tones(24), targets=several_of(24))
+    model = SpectrogramClassifier.from_settings(settings(), LABELS, multi_label=True)
+    found = ProbeScorer(examples, probe_of(), n_parts=1).losses(model, 0)
+    p = model.eval().predict([examples.waveforms[row] for row in range(18, 24)])
+    y = examples.targets[18:24]
+    for value, share in zip(found, (0.0, 0.1), strict=False):
+        wanted = y * (1 - share) + share / 2
+        expected = -(wanted * np.log(p) + (1 - wanted) * np.log(1 - p)).mean(1).sum()
+        assert value == pytest.approx(expected, rel=1e-4)
+    schedule = by_agent(learn=100)
+    validation = replace(tones(9), targets=several_of(9))
+    fine_tune(examples, validation, settings(epochs=3), LABELS, schedule=schedule)
+    assert ["reward" in segment for segment in schedule.segments] == [True] * 3
+
+
 # The reward
 
 
