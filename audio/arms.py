@@ -31,9 +31,9 @@ class ScheduleSettings(SettingsGroup):
     """none: the augmentation as it is set. exp3s, epsilon-greedy, ucb-window, q-learning: an agent
     picks it anew for every segment. uniform: TrivialAugment's rule. Or the schedule.json of an
     earlier run, to be replayed."""
-    arms: str = "presets"
-    """What the agent picks from: presets; factored (strengths of masking, mixing, noise and speed);
-    operations (one of uniform's for half of the clips, uniform's rule for the rest); or a JSON file
+    arms: str = "operations"
+    """What the agent picks from: operations (one of uniform's for half of the clips, uniform's rule
+    for the rest); presets; factored (strengths of masking, mixing, noise and speed); or a JSON file
     {factor: {arm: {setting: value}}}."""
     segment_epochs: float = setting(1.0, low=0.1, high=100.0)
     """How long an arm is held, in epochs."""
