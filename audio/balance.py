@@ -7,13 +7,14 @@ Targets are classes, int64 (n,), or, where a clip has several labels, membership
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Targets = NDArray[np.int64] | NDArray[np.float32]
+Targets = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class ModelError(UserError):
     """A model folder cannot be used; the message gives the folder and the remedy."""
 
 
+_SEVERAL = "multi_label_classification"  # as transformers calls it
+
+
 class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
     """A transformers model from waveforms to logits over the labels."""
 
@@ -60,8 +63,12 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         """Leave the parts as their own classes made them."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, labels: Sequence[str]) -> Self:
+    def from_settings(
+        cls, settings: Settings, labels: Sequence[str], *, multi_label: bool = False
+    ) -> Self:
         """Return a fresh model: a network from scratch, or a checkpoint fitted to the settings.
+
+        multi_label: whether a clip may have several labels, or none.
 
         The weights follow from `settings.training.seed`; torch's own generator is left as it was.
 
@@ -91,6 +98,7 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                     network=description,
                     id2label=dict(enumerate(labels)),
                     label2id={label: i for i, label in enumerate(labels)},
+                    problem_type=_SEVERAL if multi_label else None,
                 )
             )
             if network is not None:
@@ -157,6 +165,31 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         return model.eval()  # type: ignore[no-any-return]
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether a clip may have several labels, or none."""
+        return bool(self.config.problem_type == _SEVERAL)
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """From which probability on each label counts as heard, where there may be several."""
+        tuned = getattr(self.config, "thresholds", None)
+        return (0.5,) * len(self.labels) if tuned is None else tuple(tuned)
+
+    def heard(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
+        """Return the labels of one clip: the likeliest, or all that reach their thresholds.
+
+        probabilities: (n_labels,).
+        """
+        if not self.is_multi_label:
+            return (self.labels[int(probabilities.argmax())],)
+        reached = probabilities >= np.array(self.thresholds)
+        return tuple(self.labels[i] for i in np.flatnonzero(reached))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return what logits (..., n_labels) say: shares of one, or each label's own chance."""
+        return torch.sigmoid(logits) if self.is_multi_label else torch.softmax(logits, -1)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of the logits."""
         return tuple(self.config.id2label[i] for i in range(len(self.config.id2label)))
@@ -171,7 +204,8 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         """Return logits (batch, n_labels), and the cross-entropy where labels are given.
 
         input_values: float32 (batch, n_samples) in [-1, 1], windows of the model's `clip_s` at its
-        sample rate, zeros past n_valid. n_valid: int (batch,); None says all. labels: int (batch,).
+        sample rate, zeros past n_valid. n_valid: int (batch,); None says all. labels: int (batch,),
+        or float (batch, n_labels) where there may be several.
         Of longer clips the logits are the logarithm of the mean probabilities over their windows.
         """
         if input_values.shape[-1] > self.settings.spectrogram.n_samples:
@@ -179,7 +213,11 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         else:
             level = self.log_mel(input_values, n_valid)
             logits = self.classify(self.log_mel.normalise(level, n_valid), n_valid)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        loss = None
+        if labels is not None and self.is_multi_label:
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def classify(self, features: Tensor, n_valid: Tensor | None = None) -> Tensor:
@@ -208,8 +246,9 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                 valid = torch.tensor([min(n, length - start) for start in some], device=clip.device)
                 batch = torch.stack([own[start : start + n] for start in some])
                 logits = self(batch, n_valid=valid).logits
-                total = total + torch.softmax(logits, -1).sum(0)
-            rows.append((total / len(starts)).clamp_min(torch.finfo(total.dtype).tiny).log())
+                total = total + self.probabilities(logits).sum(0)
+            mean = (total / len(starts)).clamp_min(torch.finfo(total.dtype).tiny)
+            rows.append(torch.logit(mean, 1e-7) if self.is_multi_label else mean.log())
         return torch.stack(rows)
 
     def save_pretrained(self, save_directory: str | Path, **more: Any) -> None:
@@ -254,7 +293,7 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             batch = torch.from_numpy(np.stack([piece for piece, _ in pieces])).to(self.device)
             n_valid = torch.tensor([n for _, n in pieces], device=self.device)
             logits = self(batch, n_valid=n_valid).logits
-            outputs.append(torch.softmax(logits, -1).cpu().numpy())
+            outputs.append(self.probabilities(logits).cpu().numpy())
             pieces.clear()
 
         for i, waveform in enumerate(waveforms):

@@ -39,6 +39,8 @@ class Clip:
     path: the file. label: its class. group: what must not be split (a speaker, a session, a
     recording); None is a group of its own. fold: official fold. split: train, validation or test,
     where the corpus prescribes it. start_s, duration_s: the piece of the file; None is the whole.
+    labels: all its classes, in a corpus whose clips have several or none; `label` is then these,
+    joined by `;`.
     """
 
     path: Path
@@ -48,6 +50,12 @@ class Clip:
     split: str | None = None
     start_s: float = 0.0
     duration_s: float | None = None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes: one, unless the corpus has several labels a clip."""
+        return (self.label,) if self.labels is None else self.labels
 
     @property
     def key(self) -> str:
@@ -71,7 +79,20 @@ class Manifest:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes, sorted."""
-        return tuple(sorted({clip.label for clip in self.clips}))
+        return tuple(sorted({name for clip in self.clips for name in clip.classes}))
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a clip may have several labels, or none."""
+        return any(clip.labels is not None for clip in self.clips)
+
+    def strata(self) -> list[str]:
+        """Return what each clip is kept in proportion by in a split: its class, of several labels
+        the rarest."""
+        count = Counter(name for clip in self.clips for name in clip.classes)
+        return [
+            min(c.classes, key=lambda name: (count[name], name), default="") for c in self.clips
+        ]
 
     def in_split(self, split: str) -> Manifest:
         """Return the clips of one split, in order."""
@@ -102,7 +123,8 @@ class Manifest:
         """Return {split, label, clips, groups} of each split and class, JSON-ready."""
         cells: dict[tuple[str, str], list[Clip]] = {}
         for clip in self.clips:
-            cells.setdefault((str(clip.split), clip.label), []).append(clip)
+            for name in clip.classes:
+                cells.setdefault((str(clip.split), name), []).append(clip)
         return [
             {"split": split, "label": label, "clips": len(clips)}
             | {"groups": len({c.group for c in clips if c.group is not None})}
@@ -148,7 +170,8 @@ def _number(text: str | None, column: str, where: str) -> float | None:
 def read_csv(path: Path) -> Manifest:
     """Return the manifest in a CSV file.
 
-    Columns: path and label; optional group, fold, split, start_s, duration_s. Relative paths count
+    Columns: path and label; optional group, fold, split, start_s, duration_s. Where clips have
+    several labels, or none, `labels` takes the place of label: `rain;thunder`. Relative paths count
     from the CSV's own folder.
 
     Raises:
@@ -160,7 +183,13 @@ def read_csv(path: Path) -> Manifest:
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             table = csv.DictReader(lines)
-            missing = {"path", "label"} - set(table.fieldnames or ())
+            names = set(table.fieldnames or ())
+            several = "labels" in names
+            if several and "label" in names:
+                raise ManifestError(
+                    f"{path}: has both label and labels; keep labels where clips have several."
+                )
+            missing = {"path", "labels" if several else "label"} - names
             if missing:
                 raise ManifestError(
                     f"{path}: no column {' or '.join(sorted(missing))}; the header must name at "
@@ -168,7 +197,9 @@ def read_csv(path: Path) -> Manifest:
                 )
             for row in table:
                 where = f"{path}:{table.line_num}"
-                if not row["path"] or not row["label"]:
+                labels = split_labels(row["labels"] or "", where) if several else None
+                label = row["label"] if labels is None else ";".join(labels)
+                if not row["path"] or (labels is None and not label):
                     raise ManifestError(f"{where}: path and label must both have a value.")
                 split = row.get("split") or None
                 if split is not None and split not in SPLITS:
@@ -177,12 +208,13 @@ def read_csv(path: Path) -> Manifest:
                     )
                 clip = Clip(
                     path=path.parent / row["path"],
-                    label=row["label"],
+                    label=label,
                     group=row.get("group") or None,
                     fold=row.get("fold") or None,
                     split=split,
                     start_s=_number(row.get("start_s"), "start_s", where) or 0.0,
                     duration_s=_number(row.get("duration_s"), "duration_s", where),
+                    labels=labels,
                 )
                 if clip.key in seen:
                     raise ManifestError(f"{where}: the same clip is on line {seen[clip.key]}.")
@@ -195,11 +227,28 @@ def read_csv(path: Path) -> Manifest:
     return Manifest(tuple(clips), path.parent)
 
 
+def split_labels(text: str, where: str) -> tuple[str, ...]:
+    """Return the labels in a cell, sorted; none where it is empty.
+
+    >>> split_labels(" thunder; rain", "clips.csv:2")
+    ('rain', 'thunder')
+
+    Raises:
+        ManifestError: one is there twice, or there is nothing between two semicolons.
+    """
+    labels = [name.strip() for name in text.split(";")] if text.strip() else []
+    if "" in labels:
+        raise ManifestError(f"{where}: labels={text!r} has nothing between two semicolons.")
+    if len(set(labels)) < len(labels):
+        raise ManifestError(f"{where}: labels={text!r} names a label twice.")
+    return tuple(sorted(labels))
+
+
 def write_csv(manifest: Manifest, path: Path) -> None:
     """Write a manifest that `read_csv` reads back; paths relative to the file where possible."""
     lines = io.StringIO(newline="")
     table = csv.writer(lines)
-    table.writerow(COLUMNS)
+    table.writerow(["path", "labels", *COLUMNS[2:]] if manifest.is_multi_label else COLUMNS)
     for clip in manifest.clips:
         here = clip.path
         if here.is_relative_to(path.parent):
@@ -279,14 +328,14 @@ def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:
         settled = _by_name([c.fold for c in clips], folds[-1:], folds[-2:-1], "fold")
 
     groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
-    labels = [clip.label for clip in clips]
+    labels = manifest.strata()
     drawn = [split is None for split in settled]
     if "test" not in settled and settings.test_percent > 0:
         draw_side(settled, groups, labels, "test", settings.test_percent, settings.split_seed)
     if "validation" not in settled:
         share = 100 * validation / (100 - test)
         draw_side(settled, groups, labels, "validation", share, settings.split_seed)
-    train_every_class(settled, groups, labels, drawn)
+    train_every_class(settled, groups, [clip.classes for clip in clips], drawn)
     result = replace(
         manifest,
         clips=tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True)),
@@ -329,13 +378,13 @@ def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
             raise ManifestError(
                 f"no clips are left for {split}; change the groups, folds or shares."
             )
-    trained = {clip.label for clip in manifest.clips if clip.split == "train"}
+    trained = set(manifest.in_split("train").labels)
     if len(trained) < 2:
         raise ManifestError(
             f"the training clips have {len(trained)} class; at least 2 are needed. In a folder of "
             "clips each class is a subfolder; else give a CSV or --pattern."
         )
-    never = sorted({clip.label for clip in manifest.clips} - trained)
+    never = sorted(set(manifest.labels) - trained)
     if never:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
 
@@ -400,14 +449,25 @@ def draw_side(
 
 
 def train_every_class(
-    settled: list[str | None], groups: Sequence[str], labels: Sequence[str], drawn: Sequence[bool]
+    settled: list[str | None],
+    groups: Sequence[str],
+    classes: Sequence[Sequence[str]],
+    drawn: Sequence[bool],
 ) -> None:
-    """Move whole groups that were drawn back to train until no class is held out entirely."""
+    """Move whole groups that were drawn back to train until no class is held out entirely.
+
+    classes: of each clip, one or several.
+    """
     while True:
-        trained = {label for label, split in zip(labels, settled, strict=True) if split is None}
+        trained = {
+            name
+            for names, split in zip(classes, settled, strict=True)
+            if split is None
+            for name in names
+        }
         held: Counter[str] = Counter()
-        for label, split, group, free in zip(labels, settled, groups, drawn, strict=True):
-            if free and split is not None and label not in trained:
+        for names, split, group, free in zip(classes, settled, groups, drawn, strict=True):
+            if free and split is not None and not trained.issuperset(names):
                 held[group] += 1
         if not held:
             return

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from audio.augment import apply_waveform, draw_waveform
 from audio.backgrounds import Backgrounds, read_backgrounds
+from audio.balance import Targets
 from audio.classifier import SpectrogramClassifier, mean_by_clip
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
-from audio.settings import Settings, SettingsError, SpectrogramSettings
+from audio.settings import AugmentationSettings, Settings, SettingsError, SpectrogramSettings
 from audio.shards import Shards
 from audio.spectrogram import LogMel, measure_mean_std
+from audio.variation import Variation
 from audio.waveform import Waveform, choose_clip_s, fit_length, window_starts
 
 _SCORED_TOGETHER = 64  # clips
@@ -29,13 +31,18 @@ class Examples(Protocol):
     """Labelled clips that a network can be fitted to: sounds or pictures."""
 
     @property
-    def targets(self) -> NDArray[np.int64]:
-        """Class of each clip, int64 (n,)."""
+    def targets(self) -> Targets:
+        """Class of each clip, int64 (n,); of several labels 1 for each, float32 (n, n_labels)."""
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return levels (batch, n_mels, n_frames) and n_valid (batch,); varied if rng is given."""
+        """Return levels (batch, n_mels, n_frames) and n_valid (batch,); varied if rng is given, by
+        the model's own augmentation if not told otherwise."""
 
     def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
         """Return the model's class probabilities of every clip, (n, n_labels)."""
@@ -50,7 +57,7 @@ class SoundExamples:
     """
 
     waveforms: Sequence[Waveform]
-    targets: NDArray[np.int64]
+    targets: Targets
     cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
     recordings: dict[Hashable, Backgrounds] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -75,14 +82,19 @@ class SoundExamples:
         return torch.from_numpy(out), torch.from_numpy(n_valid)
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
         waveform, n_valid = self.batch(rows, model.settings, rng)
         waveform, n_valid = waveform.to(model.device), n_valid.to(model.device)
         if rng is None:
             return model.log_mel(waveform, n_valid), n_valid
-        draw = draw_waveform(rng, model.settings.augmentation, len(rows))
-        if leaves_waveforms(model.settings.augmentation) and (kept := self.middles(model.log_mel)):
+        varied = variation or Variation(model.settings.augmentation)
+        draw = varied.of(draw_waveform(rng, varied.settings, len(rows)))
+        if leaves_waveforms(varied.settings) and (kept := self.middles(model.log_mel)):
             level = kept.level[torch.from_numpy(rows).to(model.device)]
             n = model.settings.spectrogram.n_samples
             # longer clips have another window each time
@@ -94,13 +106,14 @@ class SoundExamples:
             n_valid,
             draw,
             sample_rate_hz=model.settings.spectrogram.sample_rate_hz,
-            backgrounds=self._backgrounds(model),
+            backgrounds=self._backgrounds(model, varied.settings),
         )
         return model.log_mel(waveform, n_valid), n_valid
 
-    def _backgrounds(self, model: SpectrogramClassifier) -> Backgrounds | None:
+    def _backgrounds(
+        self, model: SpectrogramClassifier, augmentation: AugmentationSettings
+    ) -> Backgrounds | None:
         """Return the recordings that the settings take backgrounds from, read once."""
-        augmentation = model.settings.augmentation
         if not augmentation.background_percent:
             return None
         folder, rate = augmentation.background_folder, model.settings.spectrogram.sample_rate_hz
@@ -166,7 +179,7 @@ class SoundExamples:
             part = slice(first, first + _SCORED_TOGETHER)
             level, n_valid = kept.level[part], kept.n_valid[part]
             logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-            outputs.append(torch.softmax(logits, -1).cpu().numpy())
+            outputs.append(model.probabilities(logits).cpu().numpy())
         return mean_by_clip(outputs, kept.owner, len(self.waveforms))
 
 
@@ -179,10 +192,14 @@ class PictureExamples:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
     n_valid: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: Targets
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
         level, n_valid = self.stored(rows)
         return level.to(model.device), n_valid.to(model.device)
@@ -202,10 +219,14 @@ class ShardExamples:
     """Clips as rows of memory-mapped shards: nothing is held in memory but a batch."""
 
     shards: Shards
-    targets: NDArray[np.int64]
+    targets: Targets
 
     def levels(
-        self, rows: NDArray[np.int64], model: SpectrogramClassifier, rng: np.random.Generator | None
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
     ) -> tuple[Tensor, Tensor]:
         level, n_valid = self.stored(rows)
         return level.to(model.device), n_valid.to(model.device)
@@ -230,7 +251,7 @@ def probabilities_of_levels(
     for rows in batches(np.arange(len(examples.targets)), _SCORED_TOGETHER):
         level, n_valid = examples.levels(rows, model, None)
         logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-        outputs.append(torch.softmax(logits, -1).cpu().numpy())
+        outputs.append(model.probabilities(logits).cpu().numpy())
     return np.concatenate(outputs)
 
 

@@ -76,7 +76,7 @@ def explain(
     model.eval()
     with torch.no_grad():
         features = model.log_mel.normalise(level, n_valid)
-        chances = torch.softmax(model.classify(features, n_valid), -1)[0]
+        chances = model.probabilities(model.classify(features, n_valid))[0]
         frames = int(model.log_mel.valid_frames(n_valid).clamp_max(level.shape[-1])[0])
     chosen = int(chances.argmax()) if label is None else label
     evidence, ends = integrated_gradients(
@@ -116,11 +116,15 @@ def integrated_gradients(
     quiet[..., frames:] = features[..., frames:]  # padding is no evidence
     way = (features - quiet)[0]
 
+    def odds_of(logits: Tensor) -> Tensor:
+        # where there may be several labels, each logit is its own log odds
+        return logits[:, label] if model.is_multi_label else log_odds(logits, label)
+
     def odds_at(places: list[float]) -> list[float]:
         at = torch.tensor(places, device=features.device, dtype=features.dtype)[:, None, None]
         with torch.no_grad():
             logits = model.classify(quiet + at * way, n_valid.expand(len(places)))
-        found: list[float] = log_odds(logits.double(), label).tolist()
+        found: list[float] = odds_of(logits.double()).tolist()
         return found
 
     def measure(ends: list[tuple[float, float]]) -> list[_Piece]:
@@ -129,7 +133,7 @@ def integrated_gradients(
         for i, (low, high) in enumerate(ends):
             at = torch.from_numpy(low + (high - low) * (_NODES + 1) / 2).to(features)
             x = (quiet + at[:, None, None] * way).detach().requires_grad_()
-            odds = log_odds(model.classify(x, n_valid.expand(len(x))), label)
+            odds = odds_of(model.classify(x, n_valid.expand(len(x))))
             (gradient,) = torch.autograd.grad(odds.sum(), x)
             shares = torch.from_numpy(_WEIGHTS * (high - low) / 2).to(features)
             evidence = (shares[:, None, None] * gradient).sum(0) * way

@@ -61,11 +61,11 @@ def assign_fold(manifest: Manifest, test_fold: str, settings: SplitSettings) -> 
         raise ManifestError(f"validation_percent={percent:g} must be above 0 and below 100.")
     clips = manifest.clips
     groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
-    labels = [clip.label for clip in clips]
+    labels = manifest.strata()
     settled: list[str | None] = ["test" if clip.fold == test_fold else None for clip in clips]
     drawn = [split is None for split in settled]
     draw_side(settled, groups, labels, "validation", percent, settings.split_seed)
-    train_every_class(settled, groups, labels, drawn)
+    train_every_class(settled, groups, [clip.classes for clip in clips], drawn)
     split = tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True))
     result = replace(manifest, clips=split)
     check_splits(result, allow_leakage=settings.allow_leakage)
@@ -82,7 +82,7 @@ def draw_folds(manifest: Manifest, n_folds: int, *, seed: int = 0) -> Manifest:
 
     clips = manifest.clips
     groups = [clip.key if clip.group is None else f"group {clip.group}" for clip in clips]
-    labels = [clip.label for clip in clips]
+    labels = manifest.strata()
     most = min(len(set(groups)), max(Counter(labels).values()))
     if not 2 <= n_folds <= most:
         raise ManifestError(

@@ -65,11 +65,9 @@ def evaluate(
     n_labels = len(labels)
     predicted = probabilities.argmax(1)
     confusion = confusion_matrix(targets, predicted, n_labels)
-    names = [f"clip {i}" if g is None else f"group {g}" for i, g in enumerate(groups)]
-    by_group = len(set(names)) >= _LEAST_GROUPS and len(set(names)) < len(names)
-    units = np.unique(names, return_inverse=True)[1] if by_group else np.arange(len(targets))
+    units, over = bootstrap_units(len(targets), groups)
     resampled = scores_of(_resampled(targets, predicted, units, n_labels, seed))
-    result: dict[str, Any] = {"n": len(targets), "interval_over": "groups" if by_group else "clips"}
+    result: dict[str, Any] = {"n": len(targets), "interval_over": over}
     for name, value in scores_of(confusion).items():
         low, high = np.percentile(resampled[name], [2.5, 97.5])
         result[name] = {"value": float(value), "low": float(low), "high": float(high)}
@@ -79,6 +77,17 @@ def evaluate(
     result["per_class"] = per_class(confusion, labels)
     result["confusion"] = {"labels": list(labels), "counts": confusion.tolist()}
     return result
+
+
+def bootstrap_units(n: int, groups: Sequence[str | None]) -> tuple[NDArray[np.int64], str]:
+    """Return the unit that each of n clips is resampled with, (n,), and what the units are.
+
+    Whole groups where there are at least 8 and they are fewer than the clips; else clips.
+    """
+    names = [f"clip {i}" if g is None else f"group {g}" for i, g in enumerate(groups)]
+    if len(set(names)) >= _LEAST_GROUPS and len(set(names)) < len(names):
+        return np.unique(names, return_inverse=True)[1].astype(np.int64), "groups"
+    return np.arange(n), "clips"
 
 
 def _of_probabilities(

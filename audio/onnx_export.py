@@ -84,7 +84,7 @@ class _WaveformToProbabilities(nn.Module):
     def forward(self, waveform: Tensor, n_valid: Tensor) -> Tensor:
         level = self.log_mel(waveform, n_valid)
         logits = self.model.classify(self.log_mel.normalise(level, n_valid), n_valid)
-        return torch.softmax(logits, -1)
+        return self.model.probabilities(logits)
 
 
 def export_onnx(model: SpectrogramClassifier, path: Path) -> None:

@@ -450,6 +450,9 @@ class TrainingSettings(SettingsGroup):
     patience: int = setting(0, low=0, high=100000)
     """Stop after so many epochs without a better validation score (macro-F1, then loss) and keep
     the best epoch's weights; 0 trains to the end and keeps the last."""
+    tune_thresholds: bool = False
+    """Where clips have several labels: from which probability on each counts as heard, by the best
+    F1 on validation in place of one half."""
     micro_batches: int = setting(1, low=1, high=65536)
     """Parts that each batch is worked through in, one after another, to save memory."""
     seed: int = setting(0, low=0, high=2**31 - 1)

@@ -108,6 +108,10 @@ def fine_tune_many(
     """
     started = time.perf_counter()
     check_alike(settings)
+    if train.targets.ndim == 2:
+        raise SettingsError(
+            "clips with several labels do not go with a stack; fit them one by one."
+        )
     measured = {s.spectrogram: s for s in settings}
     measured = {key: resolve(s, train) for key, s in measured.items()}
     settings = tuple(replace(s, spectrogram=measured[s.spectrogram].spectrogram) for s in settings)

@@ -207,7 +207,8 @@ def summary(manifest: Manifest, facts: Sequence[ClipFacts]) -> dict[str, Any]:
     median = float(np.median(seconds)) if good else 0.0
     by_class: dict[str, list[ClipFacts]] = {}
     for one in good:
-        by_class.setdefault(one.clip.label, []).append(one)
+        for name in one.clip.classes:
+            by_class.setdefault(name, []).append(one)
     classes = {
         label: {
             "clips": len(some),
@@ -288,13 +289,14 @@ def _notes(
         )
     spelt: dict[str, set[str]] = {}
     for one in good:
-        plain = unicodedata.normalize("NFKC", one.clip.label).casefold().strip()
-        spelt.setdefault(plain, set()).add(one.clip.label)
+        for name in one.clip.classes:
+            plain = unicodedata.normalize("NFKC", name).casefold().strip()
+            spelt.setdefault(plain, set()).add(name)
     for names in spelt.values():
         if len(names) > 1:
             shown = ", ".join(map(repr, sorted(names)))
             notes.append(f"classes that differ in case, space or Unicode form alone: {shown}")
-    lone = [label for label, n in Counter(f.clip.label for f in good).items() if n < 3]
+    lone = [label for label, n in Counter(x for f in good for x in f.clip.classes).items() if n < 3]
     if lone:
         notes.append(
             f"{len(lone)} classes have fewer than 3 clips, too few for train, validation and "

@@ -292,3 +292,48 @@ class Exp3S(Bandit):
 
     def options(self) -> dict[str, Any]:
         return {"gamma": self.gamma, "alpha": self.alpha, "low": self.low, "high": self.high}
+
+
+class SlidingWindowUCB(Bandit):
+    """UCB1 over the last `window` rewards alone, for worths that change (SW-UCB, Garivier &
+    Moulines, 2011): the largest `mean + c sqrt(ln(min(t, window)) / n)`, mean and n of an arm in
+    the window; arms that are not in it come first.
+
+    `q` and `n` are the window's, so an arm long not taken is forgotten.
+
+    Args:
+        c: weight of doubt, in deviations of the reward.
+        window: how many of the last rewards count, of all arms together.
+    """
+
+    saved = ("arms", "rewards")
+
+    def __init__(
+        self, k: int, *, c: float = 1.0, window: int = 50, runs: int = 1, seed: int = 0
+    ) -> None:
+        if not c >= 0:
+            raise ValueError(f"c={c} must not be below 0; raise it.")
+        if window < k:
+            raise ValueError(f"window={window} must be at least k={k}, or arms are never compared.")
+        super().__init__(k, runs=runs, seed=seed)
+        self.c, self.window = c, window
+        # rings of the last arms and rewards, (runs, window); -1 where nothing was taken yet
+        self.arms: Ints = np.full((runs, window), -1)
+        self.rewards: Floats = np.zeros((runs, window))
+
+    def probabilities(self) -> Floats:
+        doubt = np.sqrt(math.log(max(min(self.t, self.window), 1)) / np.maximum(self.n, 1))
+        return shared_best(np.where(self.n > 0, self.q + self.c * doubt, np.inf))
+
+    def update(self, action: Ints, reward: Floats) -> None:
+        """Put the rewards into the window, in the place of the oldest."""
+        at = self.t % self.window
+        self.arms[:, at], self.rewards[:, at] = action, reward
+        self.t += 1
+        taken = self.arms[:, :, None] == np.arange(self.k)  # (runs, window, k)
+        self.n = taken.sum(1).astype(np.float64)
+        total = (taken * self.rewards[:, :, None]).sum(1)
+        self.q = total / np.maximum(self.n, 1)
+
+    def options(self) -> dict[str, Any]:
+        return {"c": self.c, "window": self.window}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,10 @@ import numpy as np
 
 from audio.clips import SPLITS, Clip, Manifest, ManifestError, check_splits
 from audio.examples import Examples, PictureExamples, ShardExamples, SoundExamples
-from audio.images import read_images_folder, read_picture
+from audio.images import is_images_folder, read_images_folder, read_picture
 from audio.leakage import check_leakage, content_digest
 from audio.settings import SettingsError, SpectrogramSettings
-from audio.shards import open_shards
+from audio.shards import is_shards_folder, open_shards
 from audio.waveform import WaveformStore, open_store
 from scripts.command import progress, say, say_failures
 
@@ -146,6 +146,11 @@ def sound_examples(
 
 def _targets(manifest: Manifest, labels: tuple[str, ...]) -> Any:
     index = {label: i for i, label in enumerate(labels)}
+    if manifest.is_multi_label:
+        several = np.zeros((len(manifest), len(labels)), np.float32)
+        for row, clip in zip(several, manifest.clips, strict=True):
+            row[[index[name] for name in clip.classes]] = 1
+        return several
     return np.array([index[clip.label] for clip in manifest.clips], np.int64)
 
 
@@ -196,6 +201,13 @@ def read_pictures(
     told = [digests.get(clip.key) for clip in manifest.clips]
     leakage = check_leakage(manifest, told, allow=allow_leakage)
     return ClipsIn(manifest, labels, examples, [], leakage), settings
+
+
+def reader_of(source: Path) -> Callable[..., tuple[ClipsIn, SpectrogramSettings]] | None:
+    """Return what reads a folder that `melbandit convert` wrote; None where it is of clips."""
+    if is_images_folder(source):
+        return read_pictures
+    return read_shards if is_shards_folder(source) else None
 
 
 def read_shards(root: Path, *, allow_leakage: bool = False) -> tuple[ClipsIn, SpectrogramSettings]:

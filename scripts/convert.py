@@ -96,6 +96,11 @@ def convert(command: Convert, argv: Sequence[str]) -> int:
     keep_freed_memory()
     _check_outputs(command)
     manifest = open_corpus(command.clips, command.corpus)
+    if manifest.is_multi_label:
+        raise UserError(
+            f"{command.clips}: pictures lie in a folder for each class, and these clips have "
+            "several; give finetune the clips themselves."
+        )
     if command.unsplit:
         clips = tuple(replace(clip, split="train") for clip in manifest.clips)
         manifest = replace(manifest, clips=clips)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from audio.arms import ScheduleSettings
 from audio.clips import Clip, Manifest
 from audio.folds import SCORES, assign_fold, draw_folds, official_folds, over_folds
 from audio.settings import Settings, SettingsError
 from data.corpus import open_corpus
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
 from scripts.run_folder import RunFolder, open_run
+from scripts.schedule import make_schedule, schedule_identity, schedule_text
 from scripts.tables import folds_text, scores_text
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
             "accelerate launch, or name --test-folds."
         )
     settings = Settings(command.spectrogram, command.augmentation, command.training)
+    scheduled = schedule_identity(command.scheduling)
     is_pictures = is_images_folder(command.clips) or is_shards_folder(command.clips)
     manifest, turns = _turns(command, is_pictures=is_pictures)
     with open_run(command.out, overwrite=command.overwrite) as folder:
@@ -50,6 +53,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
             "folds": list(turns),
             "validation_percent": command.split.validation_percent,
             "split_seed": command.split.split_seed,
+            "schedule": scheduled,
         }
         folder.begin("finetune", identity, argv)
         if folder.is_done:
@@ -76,7 +80,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
             mine = decoded.split_as(turn, allow_leakage=allow)
             say(f"fold {fold} ({number} of {len(turns)}): {mine.manifest.describe()}")
             home = RunFolder(folder.path / names[fold])
-            found = _fit_fold(home, settings, mine, argv)
+            found = _fit_fold(home, settings, mine, command.scheduling, argv)
             folds.append({"fold": fold, "folder": names[fold]} | found)
             say(f"fold {fold}: test accuracy {found['test']['accuracy']['value']:.1%}")
         results = _pooled(folder, folds, decoded.manifest)
@@ -112,6 +116,11 @@ def _turns(command: Finetune, *, is_pictures: bool) -> tuple[Manifest, dict[str,
             )
     manifest = open_corpus(command.clips, command.corpus)
     manifest = replace(manifest, clips=tuple(replace(c, split=None) for c in manifest.clips))
+    if manifest.is_multi_label:
+        raise SettingsError(
+            f"{command.clips}: clips with several labels are not cross-validated yet; leave out "
+            "--folds and name --test-folds or --test-groups."
+        )
     if command.draw_folds:
         manifest = draw_folds(manifest, command.draw_folds, seed=split.split_seed)
     folds = official_folds(manifest)
@@ -131,7 +140,11 @@ def _folder_names(folds: Sequence[str]) -> dict[str, str]:
 
 
 def _fit_fold(
-    home: RunFolder, settings: Settings, clips: ClipsIn, argv: Sequence[str]
+    home: RunFolder,
+    settings: Settings,
+    clips: ClipsIn,
+    scheduling: ScheduleSettings,
+    argv: Sequence[str],
 ) -> dict[str, Any]:
     """Return the results of one fold, fitted here or by an earlier command."""
     from audio.examples import resolve
@@ -141,13 +154,18 @@ def _fit_fold(
     home.path.mkdir(exist_ok=True)
     home.begin(
         "finetune",
-        {"settings": settings.to_json(), "corpus": clips.manifest.fingerprint()},
+        {
+            "settings": settings.to_json(),
+            "corpus": clips.manifest.fingerprint(),
+            "schedule": schedule_identity(scheduling),
+        },
         argv,
     )
     if home.is_done:
         return home.results()
     train = clips.examples["train"]
     resolved = resolve(settings, train)
+    schedule = make_schedule(scheduling, resolved, clips)
     with progress("fit", "epochs") as draw:
         fit = fine_tune(
             train,
@@ -156,8 +174,9 @@ def _fit_fold(
             clips.labels,
             checkpoint=home.work / "checkpoint.safetensors",
             on_epoch=epoch_lines(draw, resolved.training.epochs),
+            schedule=schedule,
         )
-    results = score_and_save(home, fit, clips)
+    results = score_and_save(home, fit, clips, schedule)
     test = clips.manifest.in_split("test").clips
     _write_predictions(home, test, clips, clips.examples["test"].probabilities(fit.model))
     home.finish(results)
@@ -222,7 +241,14 @@ def _pooled(
             for row in wrong[:_SHOWN_MISTAKES]
         ],
         "corpus": _counts(manifest),
-    }
+    } | _schedules(folds)
+
+
+def _schedules(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the folds' schedules picked, where they had any."""
+    if "schedule" not in folds[0]:
+        return {}
+    return {"schedules": [{"fold": f["fold"], "schedule": f["schedule"]} for f in folds]}
 
 
 def _counts(manifest: Manifest) -> list[dict[str, Any]]:
@@ -234,6 +260,8 @@ def _counts(manifest: Manifest) -> list[dict[str, Any]]:
 
 def _print(results: dict[str, Any]) -> None:
     """Write the folds, their mean and the pooled scores to stdout, and the summary line."""
+    for fold in results.get("schedules", []):
+        print(f"fold {fold['fold']}, {schedule_text(fold['schedule'])}")
     print(folds_text(results))
     print(scores_text("pooled out-of-fold", results["pooled"]))
     short: dict[str, Any] = {"folds": len(results["folds"]), "seconds": results["seconds"]}

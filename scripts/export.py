@@ -127,6 +127,11 @@ def _clips(command: Export, model: SpectrogramClassifier) -> tuple[Clip, ...]:
     """
     assert command.clips is not None
     manifest = open_corpus(command.clips, command.corpus)
+    if manifest.is_multi_label:
+        raise UserError(
+            f"{command.clips}: what is lost is measured on clips of one label each, and these have "
+            "several; leave out --clips."
+        )
     split = command.split
     if split == "auto":
         split = "test" if any(clip.split == "test" for clip in manifest.clips) else "all"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from audio.arms import ScheduleSettings
 from audio.clips import SplitSettings, assign_splits
 from audio.settings import (
     AugmentationSettings,
@@ -20,9 +21,11 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
-from scripts.tables import scores_text
+from scripts.schedule import FILE, make_schedule, schedule_identity, schedule_text
+from scripts.tables import SHOWN_SCORES, scores_text
 
 if TYPE_CHECKING:
+    from audio.schedule import Schedule
     from audio.team import Team
     from audio.train import Fit
     from scripts.clips_in import ClipsIn
@@ -65,6 +68,7 @@ class Finetune:
     spectrogram: SpectrogramSettings = SpectrogramSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     training: TrainingSettings = TrainingSettings()
+    scheduling: ScheduleSettings = ScheduleSettings()
 
 
 def with_base(command: Any) -> Any:
@@ -121,17 +125,12 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     """Do all that one process alone does, and tell the others of a team when to fit along."""
     from audio.devices import use_threads
     from audio.examples import resolve
-    from audio.images import is_images_folder
-    from audio.shards import is_shards_folder
     from audio.train import fine_tune
-    from scripts.clips_in import check_same_pictures, decode_sounds, read_pictures, read_shards
+    from scripts.clips_in import check_same_pictures, decode_sounds, reader_of
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    read = None
-    if is_images_folder(command.clips):
-        read = read_pictures
-    elif is_shards_folder(command.clips):
-        read = read_shards
+    scheduled = schedule_identity(command.scheduling)
+    read = reader_of(command.clips)
     if read is None:
         manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
@@ -140,7 +139,11 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
             check_same_pictures(settings.spectrogram, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
-        identity = {"settings": settings.to_json(), "corpus": manifest.fingerprint()}
+        identity = {
+            "settings": settings.to_json(),
+            "corpus": manifest.fingerprint(),
+            "schedule": scheduled,
+        }
         folder.begin("finetune", identity, argv)
         if folder.is_done:
             team.tell(None)
@@ -165,6 +168,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
         say(clips.manifest.describe())
         train = clips.examples["train"]
         settings = resolve(settings, train)
+        schedule = make_schedule(command.scheduling, settings, clips, levels=read is not None)
         team.tell(settings)
         with progress("fit", "epochs") as draw:
             fit = fine_tune(
@@ -175,8 +179,9 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
                 checkpoint=folder.work / "checkpoint.safetensors",
                 on_epoch=epoch_lines(draw, settings.training.epochs),
                 team=team,
+                schedule=schedule,
             )
-        results = score_and_save(folder, fit, clips)
+        results = score_and_save(folder, fit, clips, schedule)
         folder.finish(results)
         print_scores(results)
         print_result(summary(results))
@@ -188,17 +193,17 @@ def _fit_along(command: Finetune, team: Team) -> int:
     import contextlib
     import io
 
-    from audio.images import is_images_folder
     from audio.train import fine_tune
-    from scripts.clips_in import decode_sounds, read_pictures
+    from scripts.clips_in import decode_sounds, reader_of
 
     settings: Settings | None = team.tell(None)  # what the first gives, once clips are decoded
     if settings is None:
         return DONE
     work = RunFolder(command.out).work
     with contextlib.redirect_stderr(io.StringIO()):  # the first has said it all
-        if is_images_folder(command.clips):
-            clips, _ = read_pictures(command.clips, allow_leakage=command.split.allow_leakage)
+        read = reader_of(command.clips)
+        if read is not None:
+            clips, _ = read(command.clips, allow_leakage=command.split.allow_leakage)
         else:
             clips = decode_sounds(
                 assign_splits(open_corpus(command.clips, command.corpus), command.split),
@@ -207,6 +212,7 @@ def _fit_along(command: Finetune, team: Team) -> int:
                 workers=1,
                 allow_leakage=command.split.allow_leakage,
             )
+        schedule = make_schedule(command.scheduling, settings, clips)
     fine_tune(
         clips.examples["train"],
         clips.examples["validation"],
@@ -214,6 +220,7 @@ def _fit_along(command: Finetune, team: Team) -> int:
         clips.labels,
         checkpoint=work / "checkpoint.safetensors",
         team=team,
+        schedule=schedule,
     )
     return DONE
 
@@ -235,11 +242,14 @@ def epoch_lines(
     return show
 
 
-def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any]:
+def score_and_save(
+    folder: RunFolder, fit: Fit, clips: ClipsIn, schedule: Schedule | None = None
+) -> dict[str, Any]:
     """Save the model, score it on validation and test, write the report; return the results."""
     from audio.clips import write_csv
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
+    from audio.multi_label import evaluate_several, tune_thresholds
     from audio.temperature import calibrate
     from scripts.explained import explained_clips
     from scripts.pages import write_model_page
@@ -250,14 +260,20 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
             f"stopped after epoch {len(fit.history)}; the weights are those of epoch {fit.epoch}, "
             "which validated best, so its validation scores are flattered by the choice."
         )
-    before = {
-        split: examples.probabilities(model)
-        for split, examples in clips.examples.items()
-        if split != "train" and len(examples.targets)
-    }
-    temperature = calibrate(model, clips.examples["validation"])
+    before: dict[str, Any] = {}
+    if not model.is_multi_label:  # a softmax's temperature
+        before = {
+            split: examples.probabilities(model)
+            for split, examples in clips.examples.items()
+            if split != "train" and len(examples.targets)
+        }
+        temperature = calibrate(model, clips.examples["validation"])
     if clips.leakage is not None:  # whoever is handed the model shall know
         model.config.leakage = clips.leakage
+    if model.is_multi_label and model.settings.training.tune_thresholds:
+        validation = clips.examples["validation"]
+        tuned = tune_thresholds(validation.probabilities(model), validation.targets)
+        model.config.thresholds = list(tuned)
     model.save_pretrained(folder.path)
     write_csv(clips.manifest, folder.path / "manifest.csv")
     results: dict[str, Any] = {
@@ -268,35 +284,49 @@ def score_and_save(folder: RunFolder, fit: Fit, clips: ClipsIn) -> dict[str, Any
         "epoch": fit.epoch,
         "seconds": sum(row["seconds"] for row in fit.history),
         "failures": len(clips.failures),
-        "calibration": {"temperature": temperature},
     }
+    if before:
+        results["calibration"] = {"temperature": temperature}
     if clips.leakage is not None:
         results["leakage"] = clips.leakage
+    if schedule is not None:
+        results["schedule"] = schedule.record()
+        folder.write_json(FILE, results["schedule"])
     rows: list[list[Any]] = []
     for split in ("validation", "test"):
         examples = clips.examples[split]
         if not len(examples.targets):
             continue
         probabilities = examples.probabilities(model)
-        results[split] = evaluate(
-            probabilities, examples.targets, clips.labels, groups=clips.groups(split)
-        )
-        uncalibrated = evaluate(
-            before[split], examples.targets, clips.labels, groups=clips.groups(split)
-        )
-        results["calibration"][split] = {
-            name: uncalibrated[name] for name in ("calibration_error", "log_loss", "reliability")
-        }
+        if model.is_multi_label:
+            results[split] = evaluate_several(
+                probabilities,
+                examples.targets,
+                clips.labels,
+                thresholds=model.thresholds,
+                groups=clips.groups(split),
+            )
+        else:
+            results[split] = evaluate(
+                probabilities, examples.targets, clips.labels, groups=clips.groups(split)
+            )
+            uncalibrated = evaluate(
+                before[split], examples.targets, clips.labels, groups=clips.groups(split)
+            )
+            results["calibration"][split] = {
+                name: uncalibrated[name]
+                for name in ("calibration_error", "log_loss", "reliability")
+            }
         for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
-            best = int(p.argmax())
+            mine = [p[clips.labels.index(name)] for name in clip.classes]
             rows.append(
                 [
                     split,
                     clips.manifest.relative(clip.path),
                     clip.label,
-                    clips.labels[best],
-                    f"{p[best]:.4f}",
-                    f"{p[clips.labels.index(clip.label)]:.4f}",
+                    ";".join(model.heard(p)),
+                    f"{p.max():.4f}",
+                    f"{min(mine):.4f}" if mine else "",  # of several the least likely
                 ]
             )
     header = ("split", "path", "label", "predicted", "probability", "probability_of_label")
@@ -328,7 +358,7 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
     (folder.path / "examples").mkdir(exist_ok=True)
     shown: list[dict[str, str]] = []
     for label in clips.labels:
-        mine = [i for i, clip in enumerate(manifest.clips) if clip.label == label][:3]
+        mine = [i for i, clip in enumerate(manifest.clips) if label in clip.classes][:3]
         levels, n_valid = train.levels(np.array(mine), model, None)
         for k, (i, level, n) in enumerate(zip(mine, levels.cpu(), n_valid.tolist(), strict=True)):
             name = f"examples/{clips.labels.index(label):03d}_{k}.png"
@@ -340,7 +370,9 @@ def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict
 
 
 def print_scores(results: dict[str, Any]) -> None:
-    """Write the scores of both splits to stdout, to be read."""
+    """Write the scores of both splits to stdout, to be read, and what a schedule picked."""
+    if "schedule" in results:
+        print(schedule_text(results["schedule"]))
     for split in ("validation", "test"):
         if split in results:
             print(scores_text(split, results[split]))
@@ -352,7 +384,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     for split in ("validation", "test"):
         if split in results:
             short[split] = {"n": results[split]["n"]} | {
-                name: results[split][name] for name in ("accuracy", "balanced_accuracy", "macro_f1")
+                name: results[split][name] for name in SHOWN_SCORES if name in results[split]
             }
     return short
 

@@ -127,9 +127,16 @@ class Listener:
     def _labels(
         self, recording: _Recording, start_s: float, end_s: float, p: NDArray[np.float32]
     ) -> Iterator[Row]:
-        """Yield the likeliest labels of a file or window."""
+        """Yield the likeliest labels of a file or window; of a model that hears several, all that
+        reach their thresholds, unless the command says how many or how likely."""
         least = self._command.event.threshold
-        order = np.argsort(-p, kind="stable")[: self._command.top_k or 1]
+        order = np.argsort(-p, kind="stable")
+        if not self._model.is_multi_label:
+            order = order[: self._command.top_k or 1]
+        elif self._command.top_k is not None:
+            order = order[: self._command.top_k]
+        elif least is None:
+            order = order[p[order] >= np.array(self._model.thresholds)[order]]
         for rank, i in enumerate(map(int, order), start=1):
             if least is not None and p[i] < least:
                 return

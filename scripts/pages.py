@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from audio import fold_report, report
+from audio import fold_report, report, schedule_report
 from audio.calibration_report import reliability_section
 from audio.explain_report import explained_section
 from audio.images import read_picture
@@ -35,8 +35,9 @@ def model_headline(results: dict[str, Any]) -> Section:
     scores = results[split]
     accuracy = scores["accuracy"]
     leaky = f" {_LEAKY}" if results.get("leakage") else ""
+    several = ", with all their labels" if "micro_f1" in scores else ""
     return report.headline(
-        f"{percent(accuracy['value'])} of {scores['n']} {split} clips right",
+        f"{percent(accuracy['value'])} of {scores['n']} {split} clips right{several}",
         f"95 % interval {percent(accuracy['low'])} to {percent(accuracy['high'])} over "
         f"{scores['interval_over']}; macro-F1 {scores['macro_f1']['value']:.3f}; "
         f"{len(results['labels'])} classes; {results['parameters']:,} parameters.{leaky}",
@@ -67,6 +68,9 @@ def write_folds_page(
     ]
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
+    for fold in results.get("schedules", []):
+        title = f"What was picked when: fold {fold['fold']}"
+        sections.append(schedule_report.schedule_section(fold["schedule"], title=title))
     sections.append(report.corpus_table(results["corpus"]))
     sections += closing_sections(results["settings"], record)
     write_report(path or folder / "report.html", title="A cross-validation", sections=sections)
@@ -79,11 +83,12 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
     for split, title in (("test", "On the test clips"), ("validation", "On the validation clips")):
         if split in results:
             sections.append(report.metrics_table({"split": split} | results[split], title=title))
-            sections.append(
-                report.confusion_heatmap(
-                    results[split]["confusion"], title=f"What is taken for what ({split})"
+            if "confusion" in results[split]:
+                sections.append(
+                    report.confusion_heatmap(
+                        results[split]["confusion"], title=f"What is taken for what ({split})"
+                    )
                 )
-            )
     calibration = results.get("calibration", {})
     for split in ("test", "validation"):
         if split in calibration:
@@ -123,6 +128,8 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
     sections.append(
         report.learning_curves(history, chosen_epoch=int(results.get("epoch", len(history))))
     )
+    if "schedule" in results:
+        sections.append(schedule_report.schedule_section(results["schedule"]))
     sections.append(report.corpus_table(results["corpus"]))
     return sections
 

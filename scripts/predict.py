@@ -53,7 +53,8 @@ class Predict:
     """How much of a window the next one covers again."""
     top_k: int | None = None
     """How many labels of a file or window are told, the likeliest first, a row each (1 unless
-    given); of events, only a window's likeliest so many count (all unless given)."""
+    given; of a model for several labels all that reach their thresholds); of events, only a
+    window's likeliest so many count (all unless given)."""
     batch_size: int = 32
     """Windows at a time."""
     threads: int = 0

@@ -31,8 +31,8 @@ def rotations(manifest: Manifest, *, seed: int = 0) -> tuple[Manifest, ...]:
     made = []
     for name in sorted(set(names.values())):
         held = {key for key, part in names.items() if part == name}
-        heard = {clip.label for clip in pool if clip.key not in held}
-        if heard >= {clip.label for clip in pool}:
+        heard = {name for clip in pool if clip.key not in held for name in clip.classes}
+        if heard.issuperset(name for clip in pool for name in clip.classes):
             made.append(replace(manifest, clips=tuple(_as(c, held) for c in manifest.clips)))
     if len(made) < 2:
         raise ManifestError(
@@ -58,7 +58,7 @@ def _parts(pool: list[Clip], seed: int) -> dict[str, str]:
         return {clip.key: str(clip.group) for clip in pool}
     from audio.group_folds import stratified_group_folds
 
-    labels = [clip.label for clip in pool]
+    labels = Manifest(tuple(pool), pool[0].path.parent).strata()
     whole = [clip.key if clip.group is None else f"group {clip.group}" for clip in pool]
     n_parts = min(_DRAWN_PARTS, len(set(whole)), max(Counter(labels).values(), default=0))
     if n_parts < 2:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+SHOWN_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision")
 _WIDEST_CONFUSION = 20  # classes; a larger one is for the report page
 
 _SCORES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro f1",
+    "micro_f1": "micro f1",
     "mean_average_precision": "mAP",
     "roc_auc": "ROC AUC",
     "calibration_error": "calibration error",
@@ -30,6 +32,8 @@ def scores_text(split: str, scores: dict[str, Any]) -> str:
         figures = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
         rows.append([label, *figures, str(row["support"])])
     lines += ["", *aligned(rows)]
+    if "confusion" not in scores:  # of clips with several labels there is none
+        return "\n".join(lines) + "\n"
     labels, counts = scores["confusion"]["labels"], scores["confusion"]["counts"]
     if len(labels) <= _WIDEST_CONFUSION:
         short = [label[:8] for label in labels]

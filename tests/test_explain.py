@@ -93,10 +93,11 @@ def test_the_evidence_is_where_the_tone_is(heard, label, at_s):
         assert box[np.unravel_index(kind.argmax(), kind.shape)]
 
 
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("name", ["whisper-scratch", "ast-scratch", "vit-scratch"])
-def test_the_evidence_adds_up_to_the_log_odds(name):
+def test_the_evidence_adds_up_to_the_log_odds(name, several):
     settings = Settings(SPECTROGRAM, training=TrainingSettings(backbone=name, size="nano"))
-    model = SpectrogramClassifier.from_settings(settings, "abc").eval()
+    model = SpectrogramClassifier.from_settings(settings, "abc", multi_label=several).eval()
     model.config.calibration_temperature = 0.5
     randomise(model.network)
     wave = burst("low", 0.2, 3)
@@ -104,6 +105,7 @@ def test_the_evidence_adds_up_to_the_log_odds(name):
     level, n_valid = level_of(model, wave, 3000)
     found = explain(model, level, n_valid, label=1)
     p = found.probabilities.astype(np.float64)
+    assert several or p.sum() == pytest.approx(1)
     assert found.log_odds == pytest.approx(np.log(p[1] / (1 - p[1])), abs=1e-4)
     span = abs(found.log_odds - found.baseline_log_odds)
     assert span > 0.01

@@ -150,7 +150,8 @@ def close(fit, other, tolerance=1e-3):  # Adam makes much of a small gradient's 
     for one, two in zip(told(fit), told(other), strict=True):
         assert one == pytest.approx(two, rel=tolerance, abs=tolerance)
     for name, w in weights(fit).items():
-        torch.testing.assert_close(w, weights(other)[name], atol=tolerance, rtol=tolerance)
+        # Adam divides by the gradient's size: where that is rounding alone, so is the step
+        torch.testing.assert_close(w, weights(other)[name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("more", [{}, {"mixup_percent": 60.0, "cutmix_percent": 60.0},
@@ -259,7 +260,9 @@ def test_what_is_not_thawed_yet_stays_as_it_was():
 
 
 @pytest.mark.parametrize("kind", ["whisper-scratch", "ast-scratch", "ast", "vit", "whisper-asr"])
-def test_a_lora_is_fitted_folded_in_and_loaded_without_peft(checkpoints, kind, tmp_path):
+def test_a_lora_is_fitted_folded_in_and_loaded_without_peft(
+    checkpoints, kind, tmp_path, monkeypatch
+):
     folder = checkpoints.get(kind)
     more = {"lora_rank": 3, "learning_rate": 0.01}
     wanted = checkpoint_settings(folder, **more) if folder else settings(backbone=kind, **more)
@@ -283,6 +286,11 @@ def test_a_lora_is_fitted_folded_in_and_loaded_without_peft(checkpoints, kind, t
     loss = -np.log(probabilities[np.arange(9), validation.targets]).mean()
     assert loss == pytest.approx(fit.history[-1]["validation_loss"], rel=1e-4)
     fit.model.save_pretrained(tmp_path / "model")
+    if kind != "whisper-scratch":  # one of them in an interpreter of its own, which takes seconds
+        monkeypatch.setitem(sys.modules, "peft", None)
+        loaded = SpectrogramClassifier.load(tmp_path / "model")
+        assert np.allclose(validation.probabilities(loaded), probabilities, atol=1e-5)
+        return
     np.savez(tmp_path / "waves.npz", *validation.waveforms)
     code = (
         "import sys; sys.modules['peft'] = None\n"

@@ -342,7 +342,7 @@ TRAINING_CASES = {
     "precision": ({}, "float32", "bfloat16"),
 }
 #: Checked one by one below: what they change is no number of the training.
-TRAINING_ELSEWHERE = {"device", "threads", "torch_compile"}
+TRAINING_ELSEWHERE = {"device", "threads", "torch_compile", "tune_thresholds"}
 
 
 def test_every_field_has_a_case_that_shows_it_alive():
@@ -469,7 +469,8 @@ def test_the_fingerprint_changes_with_every_field(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("device", "cpu"), ("threads", 1), ("torch_compile", True)]
+    ("name", "value"),
+    [("device", "cpu"), ("threads", 1), ("torch_compile", True), ("tune_thresholds", True)],
 )
 def test_the_fingerprint_changes_with_what_changes_no_number(name, value):
     assert Settings().with_values({name: value}).fingerprint() != Settings().fingerprint()

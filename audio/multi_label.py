@@ -1,0 +1,161 @@
+"""How good predictions are where a clip has several labels, or none: each label is a yes or no."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audio.metrics import bootstrap_units
+
+Array = NDArray[np.float64]
+HALF = 0.5
+_RESAMPLES = 1000
+
+
+def evaluate_several(
+    probabilities: NDArray[np.float32],
+    memberships: NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    thresholds: Sequence[float] | None = None,
+    groups: Sequence[str | None] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the scores of predictions, JSON-ready, each with a 95 % bootstrap interval.
+
+    Mean average precision (over the labels that occur), micro- and macro-F1, and accuracy: the
+    share of clips of which every label is right. probabilities, memberships: (n, n_labels).
+    thresholds: from which probability on each label counts as heard; one half by default. groups:
+    as `metrics.evaluate` takes them.
+
+    Raises:
+        ValueError: no clips, or probabilities that are not finite.
+    """
+    if not len(memberships):
+        raise ValueError("no clips to score.")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("the network's output is not finite; lower learning_rate.")
+    limit = np.full(len(labels), HALF) if thresholds is None else np.array(thresholds, float)
+    true, heard = memberships > 0, probabilities >= limit
+    units, over = bootstrap_units(len(true), groups)
+    n_units = int(units.max()) + 1
+    rng = np.random.default_rng(seed)
+    resamples = min(_RESAMPLES, max(200, int(2e8 / max(1, true.size))))
+    drawn = rng.multinomial(n_units, np.full(n_units, 1 / n_units), resamples)
+    # how often each clip is in each resample; in the first as it is, once
+    weight = np.concatenate([np.ones((1, len(true))), drawn[:, units]])
+    precision = np.stack(
+        [average_precisions(p, t, weight) for p, t in zip(probabilities.T, true.T, strict=True)], 1
+    )
+    scores = {"mean_average_precision": _mean_of_known(precision)}
+    scores |= _f1s(true, heard, weight)
+    scores["accuracy"] = weight @ (true == heard).all(1) / np.maximum(weight.sum(1), 1)
+    result: dict[str, Any] = {"n": len(true), "interval_over": over}
+    for name, values in scores.items():
+        low, high = np.percentile(values[1:], [2.5, 97.5])
+        result[name] = {"value": float(values[0]), "low": float(low), "high": float(high)}
+    result["log_loss"] = log_loss(probabilities, memberships)
+    result["per_class"] = {
+        label: _row(true[:, i], heard[:, i])
+        | {"average_precision": None if np.isnan(precision[0, i]) else float(precision[0, i])}
+        | {"threshold": float(limit[i])}
+        for i, label in enumerate(labels)
+    }
+    return result
+
+
+def quick_scores(
+    probabilities: NDArray[np.float32], memberships: NDArray[np.float32]
+) -> dict[str, float]:
+    """Return accuracy, macro-F1 and mean average precision at one half, without intervals."""
+    true, heard = memberships > 0, probabilities >= HALF
+    one = np.ones((1, len(true)))
+    precision = [
+        average_precisions(p, t, one)[0] for p, t in zip(probabilities.T, true.T, strict=True)
+    ]
+    return {
+        "accuracy": float((true == heard).all(1).mean()),
+        "macro_f1": float(_f1s(true, heard, one)["macro_f1"][0]),
+        "mean_average_precision": float(_mean_of_known(np.array([precision]))[0]),
+    }
+
+
+def log_loss(probabilities: NDArray[np.float32], memberships: NDArray[np.float32]) -> float:
+    """Return the binary cross-entropy, mean over clips and labels."""
+    p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
+    return float(-np.where(memberships > 0, np.log(p), np.log1p(-p)).mean())
+
+
+def average_precisions(score: NDArray[Any], true: NDArray[np.bool_], weight: Array) -> Array:
+    """Return the average precision of one label under several weightings, (n_weightings,).
+
+    The sum over distinct scores of (recall gained there) times (precision there), as scikit-learn
+    has it; NaN where no clip that counts has the label. weight: (n_weightings, n).
+    """
+    order = np.argsort(-score, kind="stable")
+    mine = weight[:, order]
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    right = np.cumsum(mine * true[order], 1)[:, ends]
+    taken = np.cumsum(mine, 1)[:, ends]
+    gained = np.diff(right, axis=1, prepend=0)
+    share = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
+    total = right[:, -1]
+    found: Array = np.divide(
+        (gained * share).sum(1), total, out=np.full(len(weight), np.nan), where=total > 0
+    )
+    return found
+
+
+def tune_thresholds(
+    probabilities: NDArray[np.float32], memberships: NDArray[np.float32]
+) -> tuple[float, ...]:
+    """Return the threshold of each label with the highest F1 on these clips.
+
+    Between two probabilities that were seen, half way; of several the nearest to one half. A label
+    that no clip has, or all have, keeps one half: nothing is known of where it begins. Meant for
+    validation clips: on the clips it was tuned on, F1 is flattered.
+    """
+    chosen = []
+    for p, true in zip(probabilities.T.astype(np.float64), memberships.T > 0, strict=True):
+        if true.all() or not true.any():
+            chosen.append(HALF)
+            continue
+        seen = np.unique(p)
+        cuts = np.concatenate([[seen[0] / 2], (seen[1:] + seen[:-1]) / 2])
+        heard = p[None] >= cuts[:, None]
+        right = (heard & true).sum(1)
+        f1 = 2 * right / (heard.sum(1) + true.sum())
+        best = cuts[f1 == f1.max()]
+        chosen.append(float(best[np.abs(best - HALF).argmin()]))
+    return tuple(chosen)
+
+
+def _f1s(true: NDArray[np.bool_], heard: NDArray[np.bool_], weight: Array) -> dict[str, Array]:
+    """Return micro- and macro-F1 under several weightings; macro over labels true or heard."""
+    right = weight @ (true & heard)  # (n_weightings, n_labels)
+    both = weight @ true + weight @ heard
+    f1 = np.divide(2 * right, both, out=np.full_like(right, np.nan), where=both > 0)
+    return {
+        "macro_f1": _mean_of_known(f1),
+        "micro_f1": 2 * right.sum(1) / np.maximum(both.sum(1), 1e-12),
+    }
+
+
+def _mean_of_known(values: Array) -> Array:
+    """Return the mean of each row's numbers, 0 where there are none."""
+    known = ~np.isnan(values)
+    mean: Array = np.where(known, values, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    return mean
+
+
+def _row(true: NDArray[np.bool_], heard: NDArray[np.bool_]) -> dict[str, Any]:
+    right, n_true, n_heard = (int(x.sum()) for x in (true & heard, true, heard))
+    return {
+        "precision": right / n_heard if n_heard else 0.0,
+        "recall": right / n_true if n_true else 0.0,
+        "f1": 2 * right / (n_true + n_heard) if n_true + n_heard else 0.0,
+        "support": n_true,
+    }
