@@ -108,9 +108,9 @@ def integrated_gradients(
     pieces. The path runs from a clip that is everywhere as quiet as this one's quietest cell. Log
     odds, `log p / (1 - p)`, since they do not level off where the network is sure.
 
-    Networks change their mind within a hundredth of the path, which evenly placed points miss. What
-    a piece of the path must add up to is known from its ends, so the pieces that are furthest off
-    are halved until all are within 1 %. Each is Gauss and Legendre's rule of four points.
+    Networks change their mind within a short stretch of the path, which evenly placed points miss.
+    What a piece of the path must add up to is known from its ends, so the pieces that are furthest
+    off are halved until all are within 1 %. Each is Gauss and Legendre's rule of four points.
     """
     quiet = features[..., :frames].amin().expand_as(features).clone()
     quiet[..., frames:] = features[..., frames:]  # padding is no evidence

@@ -64,7 +64,14 @@ def _attention(grey: NDArray[np.float64], attention: NDArray[np.float32]) -> Pix
 
 
 def _evidence(grey: NDArray[np.float64], evidence: NDArray[np.float32]) -> Pixels:
-    """Return the sound in pale grey under orange (for) and blue (against)."""
+    """Return the sound in pale grey under orange (for) and blue (against).
+
+    Gradients through strided convolutions change sign from cell to cell; to be looked at, they are
+    smoothed over their neighbours.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    evidence = gaussian_filter(evidence, 1.0)
     size = np.abs(evidence)
     full = max(float(np.percentile(size, _FULL_AT)), 1e-30)
     share = np.clip(size / full, 0, 1)[..., None]
@@ -136,7 +143,7 @@ def explained_section(
     lead = (
         "Attention rollout: how much of what the head reads comes from where. Integrated "
         "gradients: what raises and lowers the odds of the class, against silence; the parts add "
-        "up to the whole. Neither proves a cause."
+        "up to the whole, and are drawn smoothed. Neither proves a cause."
     )
     return Section(title, body, lead)
 

@@ -39,7 +39,7 @@ class LogMelByConvolution(LogMel):
 
     Taking out a frame's mean, pre-emphasis, window and transform are all linear in the frame: one
     matrix, made in float64. In onnxruntime it is 2 to 13 times faster than its DFT operator, and
-    exacter: at n_fft 400, of which no power of two is a multiple, DFT is off by up to 0.17 dB.
+    exacter: at n_fft 400, which is no power of two, DFT is off by up to 0.17 dB.
     """
 
     transform: Tensor
