@@ -16,6 +16,9 @@ from scripts.command import DONE, PARTLY, parse, print_result, progress, run, sa
 from scripts.tables import aligned
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from audio.classifier import SpectrogramClassifier
     from audio.clips import Clip
 
@@ -138,7 +141,7 @@ def _clips(command: Export, model: SpectrogramClassifier) -> tuple[Clip, ...]:
     chosen = manifest if split == "all" else manifest.in_split(split)
     if not len(chosen):
         raise UserError(f"{command.clips}: no clip of it is in the {split} split.")
-    strange = sorted({clip.label for clip in chosen.clips} - set(model.labels))
+    strange = sorted({name for clip in chosen.clips for name in clip.classes} - set(model.labels))
     if strange:
         raise UserError(
             f"{command.clips}: holds classes that the model does not know: "
@@ -159,7 +162,7 @@ def _measure(
 
     from audio.waveform import ClipError, read_clip
 
-    targets: list[int] = []
+    targets: list[list[bool]] = []
     rows: dict[str, list[Any]] = {name: [] for name in ("torch", *exported)}
     batch: list[Any] = []
 
@@ -172,7 +175,7 @@ def _measure(
         for i, clip in enumerate(clips, start=1):
             try:
                 batch.append(read_clip(clip, model.settings.spectrogram.sample_rate_hz))
-                targets.append(model.labels.index(clip.label))
+                targets.append([name in clip.classes for name in model.labels])
             except ClipError as error:
                 failures.append((str(clip.path), error.reason))
             if len(batch) == 4 * command.batch_size:
@@ -183,13 +186,19 @@ def _measure(
     if not targets:
         raise UserError(f"{command.clips}: no clip of it can be used.")
     chances = {name: np.concatenate(parts) for name, parts in rows.items()}
-    right = {name: p.argmax(1) == np.array(targets) for name, p in chances.items()}
+    # of several labels each is a question of its own: is it heard or not
+    said = {name: _said(model, p) for name, p in chances.items()}
+    truth = np.array(targets)
+    if model.is_multi_label:
+        right = {name: (heard == truth).mean(1) for name, heard in said.items()}
+    else:
+        right = {name: (heard & truth).any(1) for name, heard in said.items()}
     table = [["", "accuracy", "lost", "same label", "largest difference"]]
     told: dict[str, Any] = {"clips": len(targets)}
     for name, p in chances.items():
         accuracy = float(right[name].mean())
         lost = float(right["torch"].mean()) - accuracy
-        same = float((p.argmax(1) == chances["torch"].argmax(1)).mean())
+        same = float((said[name] == said["torch"]).all(1).mean())
         apart = float(np.abs(p - chances["torch"]).max())
         told[name + "_measured"] = {
             "accuracy": accuracy, "lost": lost, "same_label": same, "largest_difference": apart,
@@ -198,6 +207,15 @@ def _measure(
     print(f"on {len(targets)} clips:")
     print("\n".join(aligned(table)))
     return told
+
+
+def _said(model: SpectrogramClassifier, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which labels each clip gets, bool (n, n_labels)."""
+    import numpy as np
+
+    if model.is_multi_label:
+        return np.asarray(probabilities >= np.array(model.thresholds))
+    return np.asarray(np.arange(len(model.labels)) == probabilities.argmax(1)[:, None])
 
 
 if __name__ == "__main__":

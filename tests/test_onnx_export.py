@@ -262,6 +262,26 @@ def test_export_writes_both_files_and_prints_what_8_bits_cost(saved, clips, tmp_
     assert "is there already; give --overwrite" in capsys.readouterr().err
 
 
+def test_of_several_labels_each_is_a_question_of_its_own(clips, tmp_path, capsys):
+    settings = Settings(
+        SpectrogramSettings(8000, clip_s=0.4),
+        training=TrainingSettings(backbone="vit-scratch", size="nano"),
+    )
+    model = SpectrogramClassifier.from_settings(settings, LABELS, multi_label=True).eval()
+    randomise(model.network)
+    model.save_pretrained(tmp_path / "several")
+    out = tmp_path / "several.onnx"
+    command = ["export", str(tmp_path / "several"), "--onnx", str(out), "--threads", "1"]
+    assert cli.main([*command, "--clips", str(clips)]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    paths = sorted(clips.glob("*/[0-9]*.wav"))
+    waves = [soundfile.read(p, dtype="float32")[0] for p in paths]
+    p = OnnxClassifier(out).predict(waves)
+    assert np.abs(p.sum(1) - 1).max() > 0.05  # no shares of one
+    truth = np.array([[name == path.parent.name for name in LABELS] for path in paths])
+    assert told["onnx_measured"]["accuracy"] == pytest.approx(((p >= 0.5) == truth).mean())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
