@@ -356,7 +356,7 @@ def test_several_labels_from_a_csv_to_predictions(corpus, tmp_path, capsys):
     command = ["finetune", str(corpus), "--out", str(out), *SMALL, "--tune-thresholds"]
     assert cli.main(command) == 0
     said = capsys.readouterr()
-    assert "mean average precision" in said.out
+    assert "mAP" in said.out
     results = json.loads((out / "results.json").read_text())
     assert results["test"]["mean_average_precision"]["value"] > 0.8
     assert results["labels"] == sorted(LABELS)
