@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any, TypeVar
 
 from audio.settings import UserError
@@ -113,11 +114,14 @@ def by_processes(
     context = multiprocessing.get_context("fork")
     pool = futures.ProcessPoolExecutor(workers, context, _begin, (work, os.getpid()))
     try:
-        waiting = {pool.submit(_do, share) for share in shares}
+        todo = iter(shares)
+        # one more than are at work, so that none waits, and no more, so that an end comes soon
+        waiting = {pool.submit(_do, share) for share in islice(todo, workers + 1)}
         while waiting:
             done, waiting = futures.wait(waiting, return_when=futures.FIRST_COMPLETED)
             for future in done:
                 yield from future.result()
+            waiting |= {pool.submit(_do, share) for share in islice(todo, len(done))}
     except BrokenProcessPool:
         raise UserError(
             "a process of the crew was killed, perhaps for want of memory. What is written is "
