@@ -85,7 +85,7 @@ def test_finetune_killed_and_resumed_fits_the_same_network(corpus: Path, tmp_pat
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("words", ["trial 2:", "final 2:"])
+@pytest.mark.parametrize("words", ["trial 2:", pytest.param("final 2:", marks=pytest.mark.slow)])
 def test_search_killed_and_resumed_makes_the_same_trials(
     words: str, corpus: Path, tmp_path: Path
 ) -> None:

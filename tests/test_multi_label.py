@@ -243,7 +243,7 @@ def test_what_cannot_be_scored_is_refused():
 
 
 @given(seed=st.integers(0, 2**32), ties=st.booleans())
-@hypothesis_settings(max_examples=20)
+@hypothesis_settings(max_examples=6)
 def test_no_other_threshold_has_a_higher_f1_and_none_nearer_one_half_as_high(seed, ties):
     p, true = some_scores(seed, n=25, ties=ties)
     for i, tuned in enumerate(tune_thresholds(p, true)):
@@ -393,6 +393,7 @@ def test_several_labels_from_a_csv_to_predictions(corpus, tmp_path, capsys):
     assert read_csv(tmp_path / "listed.csv").is_multi_label
 
 
+@pytest.mark.slow
 def test_a_graph_of_a_model_for_several_labels_gives_its_sigmoids(fit, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     from audio.onnx_export import export_onnx

@@ -75,7 +75,12 @@ NETWORKS = {
     "ast checkpoint": ("ast", None),
     "vit checkpoint": ("vit", None),
 }
-SLOW = ("ast checkpoint", "vit checkpoint", "whisper-scratch, cube root, long DFT")
+SLOW = (
+    "ast checkpoint",
+    "vit checkpoint",
+    "vit-scratch, pcen",
+    "whisper-scratch, cube root, long DFT",
+)
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,11 @@ def check(rows, expected):
 
 @pytest.mark.parametrize(
     "first",
-    ["import audio", "import transformers, audio", "import audio.classifier"],
-    ids=["audio first", "transformers first", "the model first"],
+    [
+        pytest.param("import audio", id="audio first"),
+        pytest.param("import transformers, audio", id="transformers first", marks=pytest.mark.slow),
+        pytest.param("import audio.classifier", id="the model first", marks=pytest.mark.slow),
+    ],
 )
 def test_after_import_audio_transformers_loads_a_folder(first, folders, expected, tmp_path):
     some = {"whisper-scratch": folders["whisper-scratch"]}

@@ -358,6 +358,7 @@ def test_an_empty_stream_is_told(folder):
     assert b"no samples on standard input" in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_without_a_complaint(folder, tmp_path):
     long = tmp_path / "long.wav"
     soundfile.write(long, melody(RATE * 60), RATE)
@@ -384,7 +385,8 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("kind", ["--windows", pytest.param("--events", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["--windows", "--events"])
 def test_a_long_recording_takes_no_more_memory_than_a_short_one(folder, tmp_path, kind):
     """Seven minutes have 10,000 windows; kept as rows they would take 11 MB."""
     most = {}

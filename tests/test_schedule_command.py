@@ -95,7 +95,7 @@ def test_the_same_command_again_only_says_what_it_found(
     assert "differs in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("agent", ["q-learning", "uniform"])
+@pytest.mark.parametrize("agent", ["q-learning", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_finetune_killed_and_resumed_picks_and_fits_the_same(
     agent: str, corpus: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +109,7 @@ def test_finetune_killed_and_resumed_picks_and_fits_the_same(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_folds_have_a_schedule_each_and_go_on_after_a_kill(corpus: Path, tmp_path: Path) -> None:
     command = ["finetune", str(corpus), *FAST, "--draw-folds", "2", "--schedule", "ucb-window"]
     kill_when([*command, "--out", str(tmp_path / "a")], "fold 1: test accuracy")

@@ -64,6 +64,7 @@ def vars_of(examples):
     return examples.waveforms, examples.targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
