@@ -50,7 +50,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("steps", [4, 9])
+@pytest.mark.parametrize("steps", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_fit_that_was_killed_goes_on_to_the_same_numbers_with(tmp_path, option, steps):
     """Three steps an epoch: killed within one, and where one ends."""
     wanted = settings(**({"epochs": 4} | LIVELY | OPTIONS[option]))

@@ -542,8 +542,11 @@ def test_a_schedule_is_the_same_for_the_same_seed_and_another_for_another():
 
 
 @pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("segment_epochs", [0.5, 1.0, 1.5])
-@pytest.mark.parametrize("steps", [1, 4, 6, 9, 17])
+@pytest.mark.parametrize("segment_epochs", [0.5, pytest.param(1.0, marks=pytest.mark.slow), 1.5])
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param(n, marks=() if n in (4, 9) else pytest.mark.slow) for n in (1, 4, 6, 9, 17)],
+)
 def test_a_scheduled_fit_that_was_killed_goes_on_to_the_same_picks_and_losses(
     tmp_path, name, segment_epochs, steps
 ):

@@ -419,7 +419,9 @@ def test_show_space_prints_the_knobs_and_the_size(
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("agent", ["epsilon-greedy", "q-learning"])
+@pytest.mark.parametrize(
+    "agent", ["epsilon-greedy", pytest.param("q-learning", marks=pytest.mark.slow)]
+)
 def test_search_finds_fits_and_reports(
     agent: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
