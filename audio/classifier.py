@@ -30,8 +30,13 @@ from audio.model_config import FORMAT, SpectrogramClassifierConfig
 from audio.scratch import scratch_network
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
-from audio.windows import Waveform, fitted_windows, window_starts
-from audio.windows import mean_by_clip as mean_by_clip
+from audio.windows import (
+    Waveform,
+    batched_windows,
+    fitted_windows,
+    mean_by_clip,
+    window_starts,
+)
 
 _WINDOWS_TOGETHER = 32
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -274,7 +279,6 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         spectrogram = self.settings.spectrogram
         return fitted_windows(waveform, spectrogram.n_samples, padding=spectrogram.padding)
 
-    @torch.inference_mode()
     def predict(
         self, waveforms: Iterable[Waveform], *, batch_size: int = 32
     ) -> NDArray[np.float32]:
@@ -283,28 +287,30 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         waveforms: float32 (n_samples,) each, any length, at the model's sample rate. A clip longer
         than a window gets the mean over as few windows as cover it.
         """
+        return self.clip_probabilities(*self.window_logits(waveforms, batch_size=batch_size))
+
+    @torch.inference_mode()
+    def window_logits(
+        self, waveforms: Iterable[Waveform], *, batch_size: int = 32
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the logits of the windows that cover the clips, float32 (n_windows, n_labels), and
+        the clip that each is of."""
         self.eval()
-        pieces: list[tuple[Waveform, int]] = []
-        owner: list[int] = []
-        outputs: list[NDArray[np.float32]] = []
-        n_clips = 0
+        spectrogram = self.settings.spectrogram
+        outputs = [np.zeros((0, len(self.labels)), np.float32)]
+        owners = [np.zeros(0, np.int64)]
+        for batch, n_valid, owner in batched_windows(
+            waveforms, spectrogram.n_samples, padding=spectrogram.padding, batch_size=batch_size
+        ):
+            sound = torch.from_numpy(batch).to(self.device)
+            own = torch.from_numpy(n_valid).to(self.device)
+            outputs.append(self(sound, n_valid=own).logits.cpu().numpy())
+            owners.append(owner)
+        return np.concatenate(outputs), np.concatenate(owners)
 
-        def run() -> None:
-            batch = torch.from_numpy(np.stack([piece for piece, _ in pieces])).to(self.device)
-            n_valid = torch.tensor([n for _, n in pieces], device=self.device)
-            logits = self(batch, n_valid=n_valid).logits
-            outputs.append(self.probabilities(logits).cpu().numpy())
-            pieces.clear()
-
-        for i, waveform in enumerate(waveforms):
-            n_clips = i + 1
-            for window in self.windows(waveform):
-                pieces.append(window)
-                owner.append(i)
-                if len(pieces) == batch_size:
-                    run()
-        if pieces:
-            run()
-        if not n_clips:
-            return np.zeros((0, len(self.labels)), np.float32)
-        return mean_by_clip(outputs, np.array(owner), n_clips)
+    def clip_probabilities(
+        self, logits: NDArray[np.float32], owner: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the mean over each clip's windows of what their logits say, (n_clips, n_labels);
+        logits and owner as `window_logits` gives them."""
+        return mean_by_clip(self.probabilities(torch.from_numpy(logits)).numpy(), owner)

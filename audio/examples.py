@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from audio.augment import apply_waveform, draw_waveform
 from audio.backgrounds import Backgrounds, read_backgrounds
 from audio.balance import Targets
-from audio.classifier import SpectrogramClassifier, mean_by_clip
+from audio.classifier import SpectrogramClassifier
 from audio.levels import LevelCache, Levels, gather, leaves_waveforms, levels_only
 from audio.settings import AugmentationSettings, Settings, SettingsError, SpectrogramSettings
 from audio.shards import Shards
 from audio.spectrogram import LogMel, measure_mean_std
 from audio.variation import Variation
-from audio.waveform import Waveform, choose_clip_s, fit_length, window_starts
+from audio.waveform import Waveform, choose_clip_s
+from audio.windows import batched_windows, fit_length, window_starts
 
 _SCORED_TOGETHER = 64  # clips
 
@@ -44,12 +45,29 @@ class Examples(Protocol):
         """Return levels (batch, n_mels, n_frames) and n_valid (batch,); varied if rng is given, by
         the model's own augmentation if not told otherwise."""
 
+    def window_logits(
+        self, model: SpectrogramClassifier
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the model's logits of every window, (n_windows, n_labels), and its clip."""
+
     def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
         """Return the model's class probabilities of every clip, (n, n_labels)."""
 
 
+class _Scored:
+    """What follows from the logits of the windows."""
+
+    @abstractmethod
+    def window_logits(
+        self, model: SpectrogramClassifier
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+
+    def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
+        return model.clip_probabilities(*self.window_logits(model))
+
+
 @dataclass(frozen=True)
-class SoundExamples:
+class SoundExamples(_Scored):
     """Clips as waveforms at the model's rate; float32 (n_samples,) each, any length.
 
     cache: keeps the levels of the clips as they are, for the next epoch and the next fit.
@@ -153,11 +171,11 @@ class SoundExamples:
         )
 
         def parts() -> Iterator[tuple[Tensor, Tensor]]:
-            pieces = (window for waveform in self.waveforms for window in model.windows(waveform))
-            while some := list(islice(pieces, _SCORED_TOGETHER)):
-                sound = torch.from_numpy(np.stack([piece for piece, _ in some])).to(device)
-                n_valid = torch.tensor([n for _, n in some], device=device)
-                yield model.log_mel(sound, n_valid), n_valid
+            for batch, own, _ in batched_windows(
+                self.waveforms, n, padding=spectrogram.padding, batch_size=_SCORED_TOGETHER
+            ):
+                n_valid = torch.from_numpy(own).to(device)
+                yield model.log_mel(torch.from_numpy(batch).to(device), n_valid), n_valid
 
         if not len(owner) or not self._fit(len(owner), spectrogram):
             return None
@@ -169,22 +187,63 @@ class SoundExamples:
         return 4 * cells + 16 * n_windows <= self.cache.most_bytes
 
     @torch.inference_mode()
-    def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
+    def window_logits(
+        self, model: SpectrogramClassifier
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         kept = self.windows(model)
         if kept is None:
-            return model.predict(self.waveforms, batch_size=_SCORED_TOGETHER)
-        model.eval()
-        outputs = []
-        for first in range(0, len(kept.owner), _SCORED_TOGETHER):
-            part = slice(first, first + _SCORED_TOGETHER)
-            level, n_valid = kept.level[part], kept.n_valid[part]
-            logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-            outputs.append(model.probabilities(logits).cpu().numpy())
-        return mean_by_clip(outputs, kept.owner, len(self.waveforms))
+            return model.window_logits(self.waveforms, batch_size=_SCORED_TOGETHER)
+        parts = batches(np.arange(len(kept.owner)), _SCORED_TOGETHER)
+        return _logits(
+            model, ((kept.level[part], kept.n_valid[part]) for part in parts)
+        ), kept.owner
+
+
+@torch.inference_mode()
+def _logits(
+    model: SpectrogramClassifier, levels: Iterable[tuple[Tensor, Tensor]]
+) -> NDArray[np.float32]:
+    """Return the logits of batches of (level, n_valid), in all a row a window."""
+    model.eval()
+    outputs = [np.zeros((0, len(model.labels)), np.float32)]
+    for level, n_valid in levels:
+        logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
+        outputs.append(logits.cpu().numpy())
+    return np.concatenate(outputs)
+
+
+class StoredExamples(_Scored):
+    """Clips that are stored as levels, a window each; nothing of the sound can be varied."""
+
+    @property
+    @abstractmethod
+    def n_clips(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def stored(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return levels and n_valid of some clips, as they are stored."""
+
+    def levels(
+        self,
+        rows: NDArray[np.int64],
+        model: SpectrogramClassifier,
+        rng: np.random.Generator | None,
+        variation: Variation | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        level, n_valid = self.stored(rows)
+        return level.to(model.device), n_valid.to(model.device)
+
+    def window_logits(
+        self, model: SpectrogramClassifier
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        every = np.arange(self.n_clips)
+        parts = batches(every, _SCORED_TOGETHER)
+        return _logits(model, (self.levels(part, model, None) for part in parts)), every
 
 
 @dataclass(frozen=True)
-class PictureExamples:
+class PictureExamples(StoredExamples):
     """Clips as 8-bit pictures: pixels uint8 (n, n_mels, n_frames), low frequencies first; the
     level of black and white, (n,) each; n_valid: samples before the padding, (n,)."""
 
@@ -194,65 +253,31 @@ class PictureExamples:
     n_valid: NDArray[np.int64]
     targets: Targets
 
-    def levels(
-        self,
-        rows: NDArray[np.int64],
-        model: SpectrogramClassifier,
-        rng: np.random.Generator | None,
-        variation: Variation | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        level, n_valid = self.stored(rows)
-        return level.to(model.device), n_valid.to(model.device)
+    @property
+    def n_clips(self) -> int:
+        return len(self.targets)
 
     def stored(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return levels and n_valid of some clips, as the pictures hold them."""
         low, high = self.low[rows, None, None], self.high[rows, None, None]
         level = low + self.pixels[rows] * ((high - low) / np.float32(255))
         return torch.from_numpy(level), torch.from_numpy(self.n_valid[rows])
 
-    def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
-        return probabilities_of_levels(self, model)
-
 
 @dataclass(frozen=True)
-class ShardExamples:
+class ShardExamples(StoredExamples):
     """Clips as rows of memory-mapped shards: nothing is held in memory but a batch."""
 
     shards: Shards
     targets: Targets
 
-    def levels(
-        self,
-        rows: NDArray[np.int64],
-        model: SpectrogramClassifier,
-        rng: np.random.Generator | None,
-        variation: Variation | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        level, n_valid = self.stored(rows)
-        return level.to(model.device), n_valid.to(model.device)
+    @property
+    def n_clips(self) -> int:
+        return len(self.targets)
 
     def stored(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return levels and n_valid of some clips, as the shards hold them."""
         level = np.stack([self.shards[i] for i in rows.tolist()])
         n_valid = [int(self.shards.rows[i]["n_valid"]) for i in rows.tolist()]
         return torch.from_numpy(level), torch.tensor(n_valid)
-
-    def probabilities(self, model: SpectrogramClassifier) -> NDArray[np.float32]:
-        return probabilities_of_levels(self, model)
-
-
-@torch.inference_mode()
-def probabilities_of_levels(
-    examples: Examples, model: SpectrogramClassifier
-) -> NDArray[np.float32]:
-    """Return the probabilities of clips that are stored as levels, float32 (n, n_labels)."""
-    model.eval()
-    outputs = []
-    for rows in batches(np.arange(len(examples.targets)), _SCORED_TOGETHER):
-        level, n_valid = examples.levels(rows, model, None)
-        logits = model.classify(model.log_mel.normalise(level, n_valid), n_valid)
-        outputs.append(model.probabilities(logits).cpu().numpy())
-    return np.concatenate(outputs)
 
 
 def batches(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -300,7 +325,7 @@ def _measure(settings: Settings, train: Examples) -> tuple[float, float]:
             if isinstance(train, SoundExamples):
                 waveform, n_valid = train.batch(rows, settings, None)
                 yield log_mel(waveform, n_valid), n_valid
-            elif isinstance(train, PictureExamples | ShardExamples):
+            elif isinstance(train, StoredExamples):
                 yield train.stored(rows)
 
     return measure_mean_std(log_mel, levels())

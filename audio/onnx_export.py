@@ -25,7 +25,7 @@ from audio.classifier import SpectrogramClassifier
 from audio.files import write_atomically
 from audio.settings import SpectrogramSettings, UserError
 from audio.spectrogram import LogMel
-from audio.windows import Waveform, fitted_windows, mean_by_clip
+from audio.windows import Waveform, batched_windows, mean_by_clip
 
 _MOST_FFT = 2048  # the transform of a longer one would be a matrix of over 17 MB in the file
 
@@ -186,30 +186,16 @@ class OnnxClassifier:
         self, waveforms: Iterable[Waveform], *, batch_size: int = 32
     ) -> NDArray[np.float32]:
         """Return each clip's class probabilities, as `SpectrogramClassifier.predict` does."""
-        pieces: list[tuple[Waveform, int]] = []
-        owner: list[int] = []
-        outputs: list[NDArray[np.float32]] = []
-        n_clips = 0
-        for i, waveform in enumerate(waveforms):
-            n_clips = i + 1
-            for window in fitted_windows(waveform, self.n_samples, padding=self.padding):
-                pieces.append(window)
-                owner.append(i)
-                if len(pieces) == batch_size:
-                    outputs.append(self._run(pieces))
-                    pieces = []
-        if pieces:
-            outputs.append(self._run(pieces))
-        if not n_clips:
-            return np.zeros((0, len(self.labels)), np.float32)
-        return mean_by_clip(outputs, np.array(owner), n_clips)
-
-    def _run(self, pieces: list[tuple[Waveform, int]]) -> NDArray[np.float32]:
-        waveform = np.stack([piece for piece, _ in pieces])
-        n_valid = np.array([n for _, n in pieces], np.int64)
-        given = {"waveform": waveform, "n_valid": n_valid}
-        (found,) = self._session.run(["probabilities"], given)
-        return np.asarray(found, np.float32)
+        outputs = [np.zeros((0, len(self.labels)), np.float32)]
+        owners = [np.zeros(0, np.int64)]
+        for batch, n_valid, owner in batched_windows(
+            waveforms, self.n_samples, padding=self.padding, batch_size=batch_size
+        ):
+            given = {"waveform": batch, "n_valid": n_valid}
+            (found,) = self._session.run(["probabilities"], given)
+            outputs.append(np.asarray(found, np.float32))
+            owners.append(owner)
+        return mean_by_clip(np.concatenate(outputs), np.concatenate(owners))
 
 
 def _about(model: SpectrogramClassifier) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,15 +46,28 @@ def fitted_windows(
         yield fitted, n_samples if padding == "repeat" else len(piece)
 
 
-def mean_by_clip(
-    outputs: Sequence[NDArray[np.float32]], owner: NDArray[np.int64], n_clips: int
-) -> NDArray[np.float32]:
+def batched_windows(
+    waveforms: Iterable[Waveform], n_samples: int, *, padding: str, batch_size: int
+) -> Iterator[tuple[Waveform, NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the windows that cover the clips, `batch_size` at a time: samples (n, n_samples), how
+    many are each one's own (n,), and the clip that each is of (n,)."""
+    windows = (
+        (piece, n, i)
+        for i, waveform in enumerate(waveforms)
+        for piece, n in fitted_windows(waveform, n_samples, padding=padding)
+    )
+    while some := list(islice(windows, batch_size)):
+        pieces, own, owner = zip(*some, strict=True)
+        yield np.stack(pieces), np.array(own, np.int64), np.array(owner, np.int64)
+
+
+def mean_by_clip(chances: NDArray[np.float32], owner: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the mean over each clip's windows, float32 (n_clips, n_labels).
 
-    outputs: batches of (n, n_labels), in all a row a window. owner: the clip of each window.
+    chances: (n_windows, n_labels). owner: the clip of each window; every clip has one.
     """
-    chances = np.concatenate(outputs)
-    sums = np.zeros((n_clips, chances.shape[1]), np.float32)
+    count = np.bincount(owner)
+    sums = np.zeros((len(count), chances.shape[1]), np.float32)
     np.add.at(sums, owner, chances)
-    sums /= np.bincount(owner, minlength=n_clips)[:, None]
+    sums /= count[:, None]
     return sums

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from audio.classifier import SpectrogramClassifier
     from scripts.clips_in import ClipsIn
 
@@ -15,10 +18,17 @@ _LARGE = 20_000_000  # weights from which on a clip takes a minute of one core: 
 
 
 def explained_clips(
-    folder: Path, model: SpectrogramClassifier, clips: ClipsIn, split: str
+    folder: Path,
+    model: SpectrogramClassifier,
+    clips: ClipsIn,
+    split: str,
+    chances: NDArray[np.float32] | None,
 ) -> list[dict[str, Any]]:
     """Write the maps of a few clips of a split into `examples`: of different classes that were
-    recognised for sure, and of the surest mistakes. Returns what the report shows of each."""
+    recognised for sure, and of the surest mistakes. Returns what the report shows of each.
+
+    chances: the model's probabilities of the split's clips; None where it has none.
+    """
     import numpy as np
 
     from audio.explain import explain
@@ -26,9 +36,8 @@ def explained_clips(
     from audio.files import write_atomically
 
     examples, manifest = clips.examples[split], clips.manifest.in_split(split)
-    if not len(examples.targets):
+    if chances is None:
         return []
-    chances = examples.probabilities(model)
     best, sure = chances.argmax(1), chances.max(1)
     several = examples.targets.ndim == 2  # a clip's labels are a row of ones and zeros
     is_right = (

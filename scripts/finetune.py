@@ -246,6 +246,8 @@ def score_and_save(
     folder: RunFolder, fit: Fit, clips: ClipsIn, schedule: Schedule | None = None
 ) -> dict[str, Any]:
     """Save the model, score it on validation and test, write the report; return the results."""
+    import numpy as np
+
     from audio.clips import write_csv
     from audio.metrics import evaluate
     from audio.model_card import write_model_card
@@ -260,19 +262,27 @@ def score_and_save(
             f"stopped after epoch {len(fit.history)}; the weights are those of epoch {fit.epoch}, "
             "which validated best, so its validation scores are flattered by the choice."
         )
+    scored = {
+        s: clips.examples[s] for s in ("validation", "test") if len(clips.examples[s].targets)
+    }
+    outputs = {split: examples.window_logits(model) for split, examples in scored.items()}
+    chances = {split: model.clip_probabilities(*found) for split, found in outputs.items()}
     before: dict[str, Any] = {}
     if not model.is_multi_label:  # a softmax's temperature
-        before = {
-            split: examples.probabilities(model)
-            for split, examples in clips.examples.items()
-            if split != "train" and len(examples.targets)
+        before = chances
+        temperature = 1.0
+        if "validation" in scored:
+            validation = scored["validation"].targets.astype(np.int64)
+            temperature = calibrate(model, *outputs["validation"], validation)
+        chances = {
+            split: model.clip_probabilities(logits / np.float32(temperature), owner)
+            for split, (logits, owner) in outputs.items()
         }
-        temperature = calibrate(model, clips.examples["validation"])
     if clips.leakage is not None:  # whoever is handed the model shall know
         model.config.leakage = clips.leakage
-    if model.is_multi_label and model.settings.training.tune_thresholds:
-        validation = clips.examples["validation"]
-        tuned = tune_thresholds(validation.probabilities(model), validation.targets)
+    tunes = model.is_multi_label and model.settings.training.tune_thresholds
+    if tunes and "validation" in scored:
+        tuned = tune_thresholds(chances["validation"], scored["validation"].targets)
         model.config.thresholds = list(tuned)
     model.save_pretrained(folder.path)
     write_csv(clips.manifest, folder.path / "manifest.csv")
@@ -293,11 +303,8 @@ def score_and_save(
         results["schedule"] = schedule.record()
         folder.write_json(FILE, results["schedule"])
     rows: list[list[Any]] = []
-    for split in ("validation", "test"):
-        examples = clips.examples[split]
-        if not len(examples.targets):
-            continue
-        probabilities = examples.probabilities(model)
+    for split, examples in scored.items():
+        probabilities = chances[split]
         if model.is_multi_label:
             results[split] = evaluate_several(
                 probabilities,
@@ -340,7 +347,7 @@ def score_and_save(
     ]
     results["corpus"] = clips.manifest.counts()
     results["pictures"] = example_pictures(folder, model, clips)
-    results["explained"] = explained_clips(folder.path, model, clips, last)
+    results["explained"] = explained_clips(folder.path, model, clips, last, chances.get(last))
     record = read_json(folder.path / "settings.json")
     write_model_page(folder.path, results, record)
     write_model_card(folder.path, results, record, corpus=clips.manifest.root.name or "clips")

@@ -27,7 +27,7 @@ from audio.examples import PictureExamples, SoundExamples
 from audio.metrics import evaluate
 from audio.ranking import ranking_scores
 from audio.settings import Settings, SpectrogramSettings, TrainingSettings
-from audio.temperature import calibrate, window_logits
+from audio.temperature import calibrate as calibrate_logits
 
 
 @st.composite
@@ -205,8 +205,14 @@ def clips(rng) -> SoundExamples:
     return SoundExamples(waves, rng.integers(0, 3, 40))
 
 
+def calibrate(model, examples) -> float:
+    """Calibrate a model on examples, as a fit does; anew where it was calibrated."""
+    model.config.calibration_temperature = 1.0
+    return calibrate_logits(model, *examples.window_logits(model), examples.targets)
+
+
 def test_window_logits_are_those_of_predict(model, clips):
-    logits, owner = window_logits(model, clips)
+    logits, owner = clips.window_logits(model)
     assert len(logits) > len(clips.targets)  # some have two windows and more
     mean = np.stack([softmax(logits[owner == i], axis=1).mean(0) for i in range(40)])
     assert np.abs(mean - clips.probabilities(model)).max() < 1e-5
@@ -216,7 +222,7 @@ def test_pictures_have_a_window_each(model, rng):
     pixels = rng.integers(0, 256, (7, 16, 11)).astype(np.uint8)
     low, high = np.full(7, -80, np.float32), np.zeros(7, np.float32)
     pictures = PictureExamples(pixels, low, high, np.full(7, 1600), rng.integers(0, 3, 7))
-    logits, owner = window_logits(model, pictures)
+    logits, owner = pictures.window_logits(model)
     assert list(owner) == list(range(7))
     assert np.abs(softmax(logits, axis=1) - pictures.probabilities(model)).max() < 1e-5
 
