@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from audio.crew import cores
 from audio.settings import SettingsError
 
 
 def use_threads(threads: int, *, processes: int = 1) -> None:
     """Let torch use `threads` CPU threads; 0 is every core that this process may use, shared with
     so many processes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or max(1, (cores or 1) // processes))
+    torch.set_num_threads(threads or max(1, cores() // processes))
 
 
 def choose_device(name: str) -> torch.device:

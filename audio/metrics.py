@@ -58,10 +58,7 @@ def evaluate(
     Raises:
         ValueError: no clips, or probabilities that are not finite.
     """
-    if not len(targets):
-        raise ValueError("no clips to score.")
-    if not np.isfinite(probabilities).all():
-        raise ValueError("the network's output is not finite; lower learning_rate.")
+    check_scorable(probabilities)
     n_labels = len(labels)
     predicted = probabilities.argmax(1)
     confusion = confusion_matrix(targets, predicted, n_labels)
@@ -77,6 +74,14 @@ def evaluate(
     result["per_class"] = per_class(confusion, labels)
     result["confusion"] = {"labels": list(labels), "counts": confusion.tolist()}
     return result
+
+
+def check_scorable(probabilities: NDArray[np.float32]) -> None:
+    """Raise ValueError where there are no clips, or probabilities that are not finite."""
+    if not len(probabilities):
+        raise ValueError("no clips to score.")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("the network's output is not finite; lower learning_rate.")
 
 
 def bootstrap_units(n: int, groups: Sequence[str | None]) -> tuple[NDArray[np.int64], str]:

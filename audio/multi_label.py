@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.metrics import bootstrap_units
+from audio.metrics import bootstrap_units, check_scorable
+from audio.ranking import one_class
 
 Array = NDArray[np.float64]
 HALF = 0.5
@@ -34,10 +35,7 @@ def evaluate_several(
     Raises:
         ValueError: no clips, or probabilities that are not finite.
     """
-    if not len(memberships):
-        raise ValueError("no clips to score.")
-    if not np.isfinite(probabilities).all():
-        raise ValueError("the network's output is not finite; lower learning_rate.")
+    check_scorable(probabilities)
     limit = np.full(len(labels), HALF) if thresholds is None else np.array(thresholds, float)
     true, heard = memberships > 0, probabilities >= limit
     units, over = bootstrap_units(len(true), groups)
@@ -48,7 +46,7 @@ def evaluate_several(
     # how often each clip is in each resample; in the first as it is, once
     weight = np.concatenate([np.ones((1, len(true))), drawn[:, units]])
     precision = np.stack(
-        [average_precisions(p, t, weight) for p, t in zip(probabilities.T, true.T, strict=True)], 1
+        [one_class(p, t, weight)[0] for p, t in zip(probabilities.T, true.T, strict=True)], 1
     )
     scores = {"mean_average_precision": _mean_of_known(precision)}
     scores |= _f1s(true, heard, weight)
@@ -73,9 +71,7 @@ def quick_scores(
     """Return accuracy, macro-F1 and mean average precision at one half, without intervals."""
     true, heard = memberships > 0, probabilities >= HALF
     one = np.ones((1, len(true)))
-    precision = [
-        average_precisions(p, t, one)[0] for p, t in zip(probabilities.T, true.T, strict=True)
-    ]
+    precision = [one_class(p, t, one)[0][0] for p, t in zip(probabilities.T, true.T, strict=True)]
     return {
         "accuracy": float((true == heard).all(1).mean()),
         "macro_f1": float(_f1s(true, heard, one)["macro_f1"][0]),
@@ -87,26 +83,6 @@ def log_loss(probabilities: NDArray[np.float32], memberships: NDArray[np.float32
     """Return the binary cross-entropy, mean over clips and labels."""
     p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
     return float(-np.where(memberships > 0, np.log(p), np.log1p(-p)).mean())
-
-
-def average_precisions(score: NDArray[Any], true: NDArray[np.bool_], weight: Array) -> Array:
-    """Return the average precision of one label under several weightings, (n_weightings,).
-
-    The sum over distinct scores of (recall gained there) times (precision there), as scikit-learn
-    has it; NaN where no clip that counts has the label. weight: (n_weightings, n).
-    """
-    order = np.argsort(-score, kind="stable")
-    mine = weight[:, order]
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
-    right = np.cumsum(mine * true[order], 1)[:, ends]
-    taken = np.cumsum(mine, 1)[:, ends]
-    gained = np.diff(right, axis=1, prepend=0)
-    share = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
-    total = right[:, -1]
-    found: Array = np.divide(
-        (gained * share).sum(1), total, out=np.full(len(weight), np.nan), where=total > 0
-    )
-    return found
 
 
 def tune_thresholds(

@@ -58,11 +58,8 @@ class LogMelByConvolution(LogMel):
 
     def _power(self, waveform: Tensor) -> Tensor:
         s = self.settings
-        if s.edges != "inside":
-            mode = {"zeros": "constant", "reflect": "reflect"}[s.edges]
-            half = s.n_fft // 2
-            waveform = nn.functional.pad(waveform, (half, half), mode=mode)
-        spectrum = nn.functional.conv1d(waveform[:, None], self.transform, stride=s.hop_length)
+        samples = self._padded(waveform)[:, None]
+        spectrum = nn.functional.conv1d(samples, self.transform, stride=s.hop_length)
         if s.drop_last_frame:
             spectrum = spectrum[..., :-1]
         real, imaginary = spectrum.chunk(2, 1)

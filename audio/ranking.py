@@ -33,8 +33,10 @@ def ranking_scores(
     area = np.full((len(weights), n_labels), np.nan)
     for c in range(n_labels):
         for part in _parts(len(weights), n):
-            found = _one_class(probabilities[:, c], is_true[:, c], weights[part])
-            precision[part, c], area[part, c] = found
+            average, below = one_class(probabilities[:, c], is_true[:, c], weights[part])
+            # a class that is the only one has every precision 1, which says nothing
+            precision[part, c] = np.where(np.isfinite(below), average, np.nan)
+            area[part, c] = below
     return _mean_of_known(precision), _mean_of_known(area)
 
 
@@ -44,10 +46,11 @@ def _parts(n_weightings: int, n: int) -> Iterator[slice]:
         yield slice(first, first + size)
 
 
-def _one_class(
+def one_class(
     score: NDArray[np.float32], is_true: NDArray[np.bool_], weights: Floats
 ) -> tuple[Floats, Floats]:
-    """Return average precision and ROC AUC of one class, NaN where undefined.
+    """Return average precision and ROC AUC of one class, (n_weightings,) each, NaN where undefined:
+    where no clip that counts is of it and, for the area, where none is of another.
 
     Average precision is `sum (R_k - R_(k-1)) P_k` over thresholds k; the area is the share of pairs
     (one of the class, one not) in the right order, ties counting half.
@@ -66,7 +69,8 @@ def _one_class(
     pairs = (new_other * (true - new_true / 2)).sum(1)
     ranked = (n_true > 0) & (n_other > 0)
     nothing = np.full(len(weights), np.nan)
-    average = np.divide((new_true * precision).sum(1), n_true, out=nothing.copy(), where=ranked)
+    total = (new_true * precision).sum(1)
+    average = np.divide(total, n_true, out=nothing.copy(), where=n_true > 0)
     area = np.divide(pairs, n_true * n_other, out=nothing, where=ranked)
     return average, area
 

@@ -113,14 +113,21 @@ class LogMel(nn.Module):
         offset: float = s.pcen_bias**s.pcen_power
         return level - offset
 
+    def _padded(self, waveform: Tensor) -> Tensor:
+        """Return what frames see past the ends beside the waveform."""
+        s = self.settings
+        if s.edges == "inside":
+            return waveform
+        mode = {"zeros": "constant", "reflect": "reflect"}[s.edges]
+        half = s.n_fft // 2
+        return nn.functional.pad(waveform, (half, half), mode=mode)
+
     def _power(self, waveform: Tensor) -> Tensor:
         """Return |STFT| ** power, float32 (batch, n_frames, n_fft // 2 + 1)."""
         s = self.settings
-        if s.edges != "inside":
-            mode = {"zeros": "constant", "reflect": "reflect"}[s.edges]
-            half = s.n_fft // 2
-            waveform = nn.functional.pad(waveform, (half, half), mode=mode)
-        frames = waveform.unfold(-1, s.frame_length, s.hop_length)  # (batch, n_frames, frame)
+        frames = self._padded(waveform).unfold(
+            -1, s.frame_length, s.hop_length
+        )  # (batch, n_frames, frame)
         if s.drop_last_frame:
             frames = frames[:, :-1]
         if s.remove_dc:

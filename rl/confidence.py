@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl.policies import Bools, Drawer, Floats, drawer, greedy_actions
+from rl.policies import Bools, Drawer, Drawing, Floats, greedy_actions
 
 _POINTS = 161  # for each action, of the integral over the best one's value
 
 
 @dataclass(frozen=True)
-class UCB:
+class UCB(Drawing):
     """The action with the largest `q + c * sqrt(ln t / n)` (Auer et al., 2002; Sutton & Barto,
     2.10), t the rewards seen in this state; actions never taken come first, ties are shared."""
 
@@ -39,17 +39,9 @@ class UCB:
         best = greedy_actions(q + self.c * doubt, n, legal, "first")
         return np.asarray(best / best.sum())
 
-    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
-        """Return an action drawn with these probabilities."""
-        return self.drawer(q, n, legal, step)(rng)
-
-    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
-        """Return what draws such actions."""
-        return drawer(self, q, n, legal, step)
-
 
 @dataclass(frozen=True)
-class Thompson:
+class Thompson(Drawing):
     """Each action as often as it is the best under the posterior (Thompson, 1933).
 
     A reward is N(mu, 1) and mu is N(0, `prior`) beforehand, so after n rewards of mean q it is
@@ -91,13 +83,9 @@ class Thompson:
         made[at] = shares / shares.sum()
         return made
 
-    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
-        """Return the best of the actions by one draw from each posterior, which is a draw with
-        these probabilities and costs less."""
-        return self.drawer(q, n, legal, step)(rng)
-
     def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
-        """Return what draws such actions."""
+        """Return what gives the best of the actions by one draw from each posterior, which is a
+        draw with these probabilities and costs less."""
         mean, sd = self.posterior(q, n)
         mean = np.where(legal, mean, -np.inf)
         return lambda rng: int((mean + sd * rng.standard_normal(len(mean))).argmax())

@@ -8,6 +8,7 @@ which of them may be taken, `step` how many decisions (trials) came before.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, cast
@@ -102,27 +103,49 @@ def drawer(policy: Policy, q: Floats, n: Floats, legal: Bools, step: int) -> Dra
     return lambda rng: int(total.searchsorted(rng.random(), side="right"))
 
 
+class Drawing:
+    """How a policy acts that says its probabilities."""
+
+    @abstractmethod
+    def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats: ...
+
+    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
+        """Return an action drawn with these probabilities."""
+        return self.drawer(q, n, legal, step)(rng)
+
+    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
+        """Return what draws such actions."""
+        return drawer(self, q, n, legal, step)
+
+
+class Values(Protocol):
+    """What `Drawers` asks of a table."""
+
+    def values(self, state: Any) -> Floats: ...
+
+    def counts(self, state: Any) -> Floats: ...
+
+
 class Drawers:
-    """What `drawer` returned for each state, until the values change.
+    """What `drawer` returned for each state of a table, which does not change meanwhile.
 
     An agent that looks for a setting not tried yet draws at each of its knobs again and again.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, table: Values) -> None:
+        self.policy, self.table = policy, table
         self._step = 0
         self._kept: dict[tuple[Any, bytes], Drawer] = {}
 
-    def get(
-        self, key: Any, legal: Bools, step: int, values: Callable[[], tuple[Floats, Floats]]
-    ) -> Drawer:
-        """Return the drawer of the state `key`; values: returns its `q` and `n`."""
+    def get(self, state: Any, legal: Bools, step: int) -> Drawer:
+        """Return the drawer of a state; those of an earlier step are forgotten."""
         if step != self._step:
             self._kept.clear()
             self._step = step
-        at = key, legal.tobytes()
+        at = state, legal.tobytes()
         if at not in self._kept:
-            self._kept[at] = self.policy.drawer(*values(), legal, step)
+            q, n = self.table.values(state), self.table.counts(state)
+            self._kept[at] = self.policy.drawer(q, n, legal, step)
         return self._kept[at]
 
 
@@ -147,7 +170,7 @@ def greedy_actions(q: Floats, n: Floats, legal: Bools, unvisited: str = "initial
 
 
 @dataclass(frozen=True)
-class EpsilonGreedy:
+class EpsilonGreedy(Drawing):
     """Any legal action with probability epsilon, else a greedy one (Sutton & Barto, 2.2).
 
     Greedy actions share their part equally, so ties are broken at random.
@@ -167,14 +190,6 @@ class EpsilonGreedy:
         epsilon = self.epsilon(step) if callable(self.epsilon) else self.epsilon
         best = greedy_actions(q, n, legal, self.unvisited)
         return np.asarray(epsilon * legal / legal.sum() + (1 - epsilon) * best / best.sum())
-
-    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
-        """Return an action drawn with these probabilities."""
-        return self.drawer(q, n, legal, step)(rng)
-
-    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
-        """Return what draws such actions."""
-        return drawer(self, q, n, legal, step)
 
     def choose(self, q: list[float], step: int, rng: np.random.Generator) -> int:
         """Return an action drawn with the same probabilities, ten times as fast: from a list in
@@ -199,7 +214,7 @@ GREEDY = EpsilonGreedy(epsilon=0.0, unvisited="last")
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Drawing):
     """Each action with probability proportional to `exp(q / temperature)` (Sutton & Barto, 2.8)."""
 
     temperature: float | Schedule = 1.0
@@ -212,14 +227,6 @@ class Softmax:
             raise ValueError(f"temperature={temperature} must be above 0; raise it.")
         weights = np.where(legal, np.exp((q - q[legal].max()) / temperature), 0.0)
         return np.asarray(weights / weights.sum())
-
-    def act(self, q: Floats, n: Floats, legal: Bools, step: int, rng: np.random.Generator) -> int:
-        """Return an action drawn with these probabilities."""
-        return self.drawer(q, n, legal, step)(rng)
-
-    def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
-        """Return what draws such actions."""
-        return drawer(self, q, n, legal, step)
 
 
 def own_generator(seed: int) -> np.random.Generator:

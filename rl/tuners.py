@@ -143,14 +143,12 @@ class KnobBandits:
             for transition in episode:
                 knob = transition.state.knob  # type: ignore[attr-defined]
                 self.q.update(knob, transition.action, score)
-        self._drawers = Drawers(self.policy)
+        self._drawers = Drawers(self.policy, self.q)
         return self
 
     def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
             step: int) -> int:  # fmt: skip
-        name = knob.name
-        values = lambda: (self.q.values(name), self.q.counts(name))  # noqa: E731
-        return self._drawers.get(name, legal, step, values)(rng)
+        return self._drawers.get(knob.name, legal, step)(rng)
 
     def greedy(self) -> Setting:
         return _greedy_rollout(self.space, lambda state: self.q.values(state.knob),
@@ -303,7 +301,7 @@ class QLearning:
         for _ in range(self.replays):
             for episode, score in zip(episodes, scores, strict=True):
                 self._learn(episode, float(score))
-        self._drawers = Drawers(self.policy)
+        self._drawers = Drawers(self.policy, self.q)
         return self
 
     def _learn(self, episode: Episode, score: float) -> None:
@@ -324,9 +322,7 @@ class QLearning:
 
     def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,
             step: int) -> int:  # fmt: skip
-        key = self.key(state)
-        values = lambda: (self.q.values(key), self.q.counts(key))  # noqa: E731
-        return self._drawers.get(key, legal, step, values)(rng)
+        return self._drawers.get(self.key(state), legal, step)(rng)
 
     def greedy(self) -> Setting:
         return _greedy_rollout(self.space, lambda state: self.q.values(self.key(state)),

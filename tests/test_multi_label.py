@@ -29,12 +29,12 @@ from audio.clips import (
 )
 from audio.examples import SoundExamples
 from audio.multi_label import (
-    average_precisions,
     evaluate_several,
     log_loss,
     quick_scores,
     tune_thresholds,
 )
+from audio.ranking import one_class
 from audio.settings import AugmentationSettings
 from audio.train import _loss, _varied, fine_tune, score
 from scripts import cli
@@ -209,7 +209,7 @@ def test_weighing_a_clip_is_repeating_it(seed, ties):
     """What a bootstrap resample is scored by, against scikit-learn on the clips repeated."""
     p, true = some_scores(seed, k=1, ties=ties)
     weight = np.random.default_rng(seed).integers(0, 4, (5, len(p))).astype(float)
-    found = average_precisions(p[:, 0], true[:, 0] > 0, weight)
+    found, _ = one_class(p[:, 0], true[:, 0] > 0, weight)
     for value, times in zip(found, weight.astype(int), strict=True):
         rows = np.repeat(np.arange(len(p)), times)
         if true[rows].any():

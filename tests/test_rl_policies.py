@@ -202,13 +202,15 @@ def test_a_drawer_draws_what_act_does_with_the_same_numbers(policy):
 
 def test_kept_drawers_follow_the_step_and_what_is_legal():
     policy = EpsilonGreedy(Linear(1.0, 0.0, 10))
-    kept = Drawers(policy)
-    q, n = np.array([0.0, 1.0]), np.ones(2)
+    table = ActionValues(2)
+    table.update("state", 0, 0.0)
+    table.update("state", 1, 1.0)
+    kept = Drawers(policy, table)
     both, first = np.array([True, True]), np.array([True, False])
     rng = np.random.default_rng(0)
 
     def share(step, legal):
-        return np.mean([kept.get("state", legal, step, lambda: (q, n))(rng) for _ in range(2000)])
+        return np.mean([kept.get("state", legal, step)(rng) for _ in range(2000)])
 
     assert share(0, both) == pytest.approx(0.5, abs=0.05)
     assert share(10, both) == 1
