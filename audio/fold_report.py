@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audio.folds import SCORES
 from audio.page import Section
 from audio.plots import IntervalRow, duration, el, finite, interval_chart, number, percent, text
 
@@ -17,8 +16,8 @@ def folds_table(
 ) -> Section:
     """Return each fold's test accuracy as a point, and the folds' scores with mean and spread.
 
-    folds: {"fold", "n", "accuracy", "balanced_accuracy", "macro_f1", "seconds"}. scores: by the
-    same names {"mean", "deviation", ...}.
+    folds: {"fold", "n", "accuracy", "seconds"} and what else `scores` names. scores: by name
+    {"mean", "deviation", ...}.
     """
     rows = [
         IntervalRow(
@@ -49,22 +48,22 @@ def folds_table(
         width=800,
         name_columns=20,
     )
-    heads = ["fold", "clips", *(name.replace("_", " ").replace("f1", "F1") for name in SCORES)]
+    heads = ["fold", "clips", *(name.replace("_", " ").replace("f1", "F1") for name in scores)]
     heads.append("time")
     body = [
         [
             f"fold {fold['fold']}",
             number(fold["n"]),
-            *(percent(fold[k]) if "accuracy" in k else number(fold[k]) for k in SCORES),
+            *(percent(fold[k]) if "accuracy" in k else number(fold[k]) for k in scores),
             duration(fold["seconds"]),
         ]
         for fold in folds
     ]
     for what, name in (("mean", "mean"), ("deviation", "standard deviation")):
-        values = [scores[k][what] for k in SCORES]
+        values = [scores[k][what] for k in scores]
         cells = [
             percent(v) if "accuracy" in k else number(v)
-            for k, v in zip(SCORES, values, strict=True)
+            for k, v in zip(scores, values, strict=True)
         ]
         body.append([name, "", *cells, ""])
     lead = (

@@ -22,6 +22,7 @@ from audio.clips import (
 )
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
+SCORES_OF_SEVERAL = ("accuracy", "macro_f1", "micro_f1", "mean_average_precision")
 
 #: Of the clips outside the test's fold. Published scores train on all of these; a tenth is what a
 #: validation curve costs.
@@ -126,6 +127,8 @@ def fold_scores(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def over_folds(folds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def over_folds(
+    folds: Sequence[dict[str, Any]], names: Sequence[str] = SCORES
+) -> dict[str, dict[str, float]]:
     """Return `fold_scores` of each score; folds: {"accuracy": ..., "macro_f1": ..., ...}."""
-    return {name: fold_scores([fold[name] for fold in folds]) for name in SCORES}
+    return {name: fold_scores([fold[name] for fold in folds]) for name in names}

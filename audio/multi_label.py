@@ -21,7 +21,7 @@ def evaluate_several(
     memberships: NDArray[np.float32],
     labels: Sequence[str],
     *,
-    thresholds: Sequence[float] | None = None,
+    thresholds: NDArray[np.float64] | Sequence[float] | None = None,
     groups: Sequence[str | None] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -29,14 +29,17 @@ def evaluate_several(
 
     Mean average precision (over the labels that occur), micro- and macro-F1, and accuracy: the
     share of clips of which every label is right. probabilities, memberships: (n, n_labels).
-    thresholds: from which probability on each label counts as heard; one half by default. groups:
-    as `metrics.evaluate` takes them.
+    thresholds: from which probability on each label counts as heard, (n_labels,), or (n, n_labels)
+    where clips were heard by models of several; one half by default. groups: as `metrics.evaluate`
+    takes them.
 
     Raises:
         ValueError: no clips, or probabilities that are not finite.
     """
     check_scorable(probabilities)
-    limit = np.full(len(labels), HALF) if thresholds is None else np.array(thresholds, float)
+    limit = np.broadcast_to(
+        np.array(HALF if thresholds is None else thresholds, np.float64), probabilities.shape
+    )
     true, heard = memberships > 0, probabilities >= limit
     units, over = bootstrap_units(len(true), groups)
     n_units = int(units.max()) + 1
@@ -59,7 +62,7 @@ def evaluate_several(
     result["per_class"] = {
         label: _row(true[:, i], heard[:, i])
         | {"average_precision": None if np.isnan(precision[0, i]) else float(precision[0, i])}
-        | {"threshold": float(limit[i])}
+        | {"threshold": float(limit[0, i]) if np.ptp(limit[:, i]) == 0 else None}
         for i, label in enumerate(labels)
     }
     return result

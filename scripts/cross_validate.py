@@ -9,16 +9,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from audio.arms import ScheduleSettings
-from audio.clips import Clip, Manifest
-from audio.folds import SCORES, assign_fold, draw_folds, official_folds, over_folds
+from audio.clips import Manifest
+from audio.folds import (
+    SCORES,
+    SCORES_OF_SEVERAL,
+    assign_fold,
+    draw_folds,
+    official_folds,
+    over_folds,
+)
 from audio.settings import Settings, SettingsError
 from data.corpus import open_corpus
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity, schedule_text
+from scripts.scored_fit import save_scored, scores_of_clips, settle_and_hear
 from scripts.tables import folds_text, scores_text
 
 if TYPE_CHECKING:
+    from audio.classifier import SpectrogramClassifier
     from scripts.clips_in import ClipsIn
     from scripts.finetune import Finetune
 
@@ -116,11 +125,6 @@ def _turns(command: Finetune, *, is_pictures: bool) -> tuple[Manifest, dict[str,
             )
     manifest = open_corpus(command.clips, command.corpus)
     manifest = replace(manifest, clips=tuple(replace(c, split=None) for c in manifest.clips))
-    if manifest.is_multi_label:
-        raise SettingsError(
-            f"{command.clips}: clips with several labels are not cross-validated yet; leave out "
-            "--folds and name --test-folds or --test-groups."
-        )
     if command.draw_folds:
         manifest = draw_folds(manifest, command.draw_folds, seed=split.split_seed)
     folds = official_folds(manifest)
@@ -149,7 +153,7 @@ def _fit_fold(
     """Return the results of one fold, fitted here or by an earlier command."""
     from audio.examples import resolve
     from audio.train import fine_tune
-    from scripts.finetune import epoch_lines, score_and_save
+    from scripts.finetune import epoch_lines
 
     home.path.mkdir(exist_ok=True)
     home.begin(
@@ -176,24 +180,25 @@ def _fit_fold(
             on_epoch=epoch_lines(draw, resolved.training.epochs),
             schedule=schedule,
         )
-    results = score_and_save(home, fit, clips, schedule)
-    test = clips.manifest.in_split("test").clips
-    _write_predictions(home, test, clips, clips.examples["test"].probabilities(fit.model))
+    heard = settle_and_hear(fit.model, clips)
+    results = save_scored(home, fit, clips, heard, schedule)
+    _write_predictions(home, fit.model, clips, heard.probabilities["test"])
     home.finish(results)
     return results
 
 
 def _write_predictions(
-    home: RunFolder, test: Sequence[Clip], clips: ClipsIn, probabilities: Any
+    home: RunFolder, model: SpectrogramClassifier, clips: ClipsIn, probabilities: Any
 ) -> None:
     header = ["path", "start_s", "fold", "group", "label", "predicted", "probability"]
     rows = []
-    for clip, row in zip(test, probabilities, strict=True):
-        best = int(row.argmax())
+    for clip, row in zip(clips.manifest.in_split("test").clips, probabilities, strict=True):
         about = [clips.manifest.relative(clip.path), f"{clip.start_s:g}", clip.fold, clip.group]
         # nine digits give a float32 back exactly
         shares = [f"{p:.9g}" for p in row]
-        rows.append([*about, clip.label, clips.labels[best], shares[best], *shares])
+        rows.append(
+            [*about, clip.label, ";".join(model.heard(row)), shares[int(row.argmax())], *shares]
+        )
     home.write_table(_OUT_OF_FOLD, [*header, *clips.labels], rows)
 
 
@@ -202,8 +207,6 @@ def _pooled(
 ) -> dict[str, Any]:
     """Write the predictions of all folds as one table; return their scores and the folds'."""
     import numpy as np
-
-    from audio.metrics import evaluate
 
     labels = folds[0]["labels"]
     rows: list[list[str]] = []
@@ -214,25 +217,30 @@ def _pooled(
             header, *more = csv.reader(lines)
         rows += more
     folder.write_table(_OUT_OF_FOLD, header, rows)
-    first = len(header) - len(labels)
-    pooled = evaluate(
-        np.array([row[first:] for row in rows], np.float32),
-        np.array([labels.index(row[4]) for row in rows], np.int64),
-        labels,
-        groups=[row[3] or None for row in rows],
-    )
+    probabilities = np.array([row[len(header) - len(labels) :] for row in rows], np.float32)
+    groups = [row[3] or None for row in rows]
+    if manifest.is_multi_label:
+        names: tuple[str, ...] = SCORES_OF_SEVERAL
+        targets = np.array([[x in row[4].split(";") for x in labels] for row in rows], np.float32)
+        # each fold's model has thresholds of its own
+        limits = np.concatenate([[_thresholds(fold)] * fold["test"]["n"] for fold in folds])
+        pooled = scores_of_clips(probabilities, targets, labels, thresholds=limits, groups=groups)
+    else:
+        names = SCORES
+        targets = np.array([labels.index(row[4]) for row in rows], np.int64)
+        pooled = scores_of_clips(probabilities, targets, labels, groups=groups)
     wrong = sorted((row for row in rows if row[4] != row[5]), key=lambda row: -float(row[6]))
     told = [
         {"fold": fold["fold"], "folder": fold["folder"], "n": fold["test"]["n"]}
-        | {name: fold["test"][name]["value"] for name in SCORES}
-        | {f"validation_{name}": fold["validation"][name]["value"] for name in SCORES}
+        | {name: fold["test"][name]["value"] for name in names}
+        | {f"validation_{name}": fold["validation"][name]["value"] for name in names}
         | {"seconds": fold["seconds"]}
         for fold in folds
     ]
     return {
         "labels": labels,
         "folds": told,
-        "scores": over_folds(told),
+        "scores": over_folds(told, names),
         "pooled": pooled,
         "parameters": folds[0]["parameters"],
         "seconds": sum(fold["seconds"] for fold in folds),
@@ -242,6 +250,11 @@ def _pooled(
         ],
         "corpus": _counts(manifest),
     } | _schedules(folds)
+
+
+def _thresholds(fold: dict[str, Any]) -> list[float]:
+    """Return from which probability on each label counted as heard in a fold."""
+    return [row["threshold"] for row in fold["test"]["per_class"].values()]
 
 
 def _schedules(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:

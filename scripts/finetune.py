@@ -21,16 +21,11 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.run_folder import RunFolder, open_run
-from scripts.schedule import FILE, make_schedule, schedule_identity, schedule_text
-from scripts.tables import SHOWN_SCORES, scores_text
+from scripts.schedule import make_schedule, schedule_identity
+from scripts.scored_fit import print_scores, save_scored, settle_and_hear, summary
 
 if TYPE_CHECKING:
-    from audio.schedule import Schedule
     from audio.team import Team
-    from audio.train import Fit
-    from scripts.clips_in import ClipsIn
-
-_SHOWN_MISTAKES = 25
 
 #: Defaults for a checkpoint: its weights are to be kept, not learned anew. Between AST's recipe
 #: for ESC-50 (1e-5, 25 epochs) and that for Speech Commands (2.5e-4, 30 epochs).
@@ -181,7 +176,8 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
                 team=team,
                 schedule=schedule,
             )
-        results = score_and_save(folder, fit, clips, schedule)
+        heard = settle_and_hear(fit.model, clips)
+        results = save_scored(folder, fit, clips, heard, schedule)
         folder.finish(results)
         print_scores(results)
         print_result(summary(results))
@@ -240,160 +236,6 @@ def epoch_lines(
             )
 
     return show
-
-
-def score_and_save(
-    folder: RunFolder, fit: Fit, clips: ClipsIn, schedule: Schedule | None = None
-) -> dict[str, Any]:
-    """Save the model, score it on validation and test, write the report; return the results."""
-    import numpy as np
-
-    from audio.clips import write_csv
-    from audio.metrics import evaluate
-    from audio.model_card import write_model_card
-    from audio.multi_label import evaluate_several, tune_thresholds
-    from audio.temperature import calibrate
-    from scripts.explained import explained_clips
-    from scripts.pages import write_model_page
-
-    model = fit.model
-    if fit.epoch < len(fit.history):
-        say(
-            f"stopped after epoch {len(fit.history)}; the weights are those of epoch {fit.epoch}, "
-            "which validated best, so its validation scores are flattered by the choice."
-        )
-    scored = {
-        s: clips.examples[s] for s in ("validation", "test") if len(clips.examples[s].targets)
-    }
-    outputs = {split: examples.window_logits(model) for split, examples in scored.items()}
-    chances = {split: model.clip_probabilities(*found) for split, found in outputs.items()}
-    before: dict[str, Any] = {}
-    if not model.is_multi_label:  # a softmax's temperature
-        before = chances
-        temperature = 1.0
-        if "validation" in scored:
-            validation = scored["validation"].targets.astype(np.int64)
-            temperature = calibrate(model, *outputs["validation"], validation)
-        chances = {
-            split: model.clip_probabilities(logits / np.float32(temperature), owner)
-            for split, (logits, owner) in outputs.items()
-        }
-    if clips.leakage is not None:  # whoever is handed the model shall know
-        model.config.leakage = clips.leakage
-    tunes = model.is_multi_label and model.settings.training.tune_thresholds
-    if tunes and "validation" in scored:
-        tuned = tune_thresholds(chances["validation"], scored["validation"].targets)
-        model.config.thresholds = list(tuned)
-    model.save_pretrained(folder.path)
-    write_csv(clips.manifest, folder.path / "manifest.csv")
-    results: dict[str, Any] = {
-        "labels": list(clips.labels),
-        "settings": model.settings.to_json(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "history": list(fit.history),
-        "epoch": fit.epoch,
-        "seconds": sum(row["seconds"] for row in fit.history),
-        "failures": len(clips.failures),
-    }
-    if before:
-        results["calibration"] = {"temperature": temperature}
-    if clips.leakage is not None:
-        results["leakage"] = clips.leakage
-    if schedule is not None:
-        results["schedule"] = schedule.record()
-        folder.write_json(FILE, results["schedule"])
-    rows: list[list[Any]] = []
-    for split, examples in scored.items():
-        probabilities = chances[split]
-        if model.is_multi_label:
-            results[split] = evaluate_several(
-                probabilities,
-                examples.targets,
-                clips.labels,
-                thresholds=model.thresholds,
-                groups=clips.groups(split),
-            )
-        else:
-            results[split] = evaluate(
-                probabilities, examples.targets, clips.labels, groups=clips.groups(split)
-            )
-            uncalibrated = evaluate(
-                before[split], examples.targets, clips.labels, groups=clips.groups(split)
-            )
-            results["calibration"][split] = {
-                name: uncalibrated[name]
-                for name in ("calibration_error", "log_loss", "reliability")
-            }
-        for clip, p in zip(clips.manifest.in_split(split).clips, probabilities, strict=True):
-            mine = [p[clips.labels.index(name)] for name in clip.classes]
-            rows.append(
-                [
-                    split,
-                    clips.manifest.relative(clip.path),
-                    clip.label,
-                    ";".join(model.heard(p)),
-                    f"{p.max():.4f}",
-                    f"{min(mine):.4f}" if mine else "",  # of several the least likely
-                ]
-            )
-    header = ("split", "path", "label", "predicted", "probability", "probability_of_label")
-    folder.write_table("predictions.csv", header, rows)
-    last = "test" if "test" in results else "validation"
-    wrong = [row for row in rows if row[0] == last and row[2] != row[3]]
-    wrong.sort(key=lambda row: -float(row[4]))
-    results["mistakes"] = [
-        {"path": row[1], "label": row[2], "predicted": row[3], "probability": float(row[4])}
-        for row in wrong[:_SHOWN_MISTAKES]
-    ]
-    results["corpus"] = clips.manifest.counts()
-    results["pictures"] = example_pictures(folder, model, clips)
-    results["explained"] = explained_clips(folder.path, model, clips, last, chances.get(last))
-    record = read_json(folder.path / "settings.json")
-    write_model_page(folder.path, results, record)
-    write_model_card(folder.path, results, record, corpus=clips.manifest.root.name or "clips")
-    return results
-
-
-def example_pictures(folder: RunFolder, model: Any, clips: ClipsIn) -> list[dict[str, str]]:
-    """Write up to three training clips of each class as the model sees them; return their names."""
-    import numpy as np
-
-    from audio.files import write_atomically
-    from audio.images import encode_picture
-
-    train, manifest = clips.examples["train"], clips.manifest.in_split("train")
-    (folder.path / "examples").mkdir(exist_ok=True)
-    shown: list[dict[str, str]] = []
-    for label in clips.labels:
-        mine = [i for i, clip in enumerate(manifest.clips) if label in clip.classes][:3]
-        levels, n_valid = train.levels(np.array(mine), model, None)
-        for k, (i, level, n) in enumerate(zip(mine, levels.cpu(), n_valid.tolist(), strict=True)):
-            name = f"examples/{clips.labels.index(label):03d}_{k}.png"
-            data = encode_picture(level.numpy(), model.settings.spectrogram, n_valid=n)
-            write_atomically(folder.path / name, data)
-            caption = manifest.relative(manifest.clips[i].path)
-            shown.append({"label": label, "caption": caption, "file": name})
-    return shown
-
-
-def print_scores(results: dict[str, Any]) -> None:
-    """Write the scores of both splits to stdout, to be read, and what a schedule picked."""
-    if "schedule" in results:
-        print(schedule_text(results["schedule"]))
-    for split in ("validation", "test"):
-        if split in results:
-            print(scores_text(split, results[split]))
-
-
-def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the few figures that the last line of stdout gives."""
-    short: dict[str, Any] = {"parameters": results["parameters"], "seconds": results["seconds"]}
-    for split in ("validation", "test"):
-        if split in results:
-            short[split] = {"n": results[split]["n"]} | {
-                name: results[split][name] for name in SHOWN_SCORES if name in results[split]
-            }
-    return short
 
 
 if __name__ == "__main__":

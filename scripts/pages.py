@@ -17,6 +17,7 @@ _LEAKY = (
     "Leakage was allowed: groups or sounds are on two sides of the split, and these figures are "
     "too good."
 )
+_SEVERAL = ", with all their labels"
 
 
 def write_model_page(
@@ -35,7 +36,7 @@ def model_headline(results: dict[str, Any]) -> Section:
     scores = results[split]
     accuracy = scores["accuracy"]
     leaky = f" {_LEAKY}" if results.get("leakage") else ""
-    several = ", with all their labels" if "micro_f1" in scores else ""
+    several = _SEVERAL if "micro_f1" in scores else ""
     return report.headline(
         f"{percent(accuracy['value'])} of {scores['n']} {split} clips right{several}",
         f"95 % interval {percent(accuracy['low'])} to {percent(accuracy['high'])} over "
@@ -51,9 +52,10 @@ def write_folds_page(
     accuracy, pooled = results["scores"]["accuracy"], results["pooled"]
     macro_f1 = pooled["macro_f1"]
     leaky = f" {_LEAKY}" if results.get("leakage") else ""
+    several = _SEVERAL if "micro_f1" in pooled else ""
     sections = [
         report.headline(
-            f"{percent(accuracy['mean'])} of the clips right, mean over "
+            f"{percent(accuracy['mean'])} of the clips right{several}, mean over "
             f"{len(results['folds'])} folds",
             f"± {percent(accuracy['deviation'])} from fold to fold, {percent(accuracy['least'])} "
             f"to {percent(accuracy['most'])}; all {pooled['n']} predictions pooled: macro-F1 "
@@ -64,8 +66,10 @@ def write_folds_page(
         report.metrics_table(
             {"split": "pooled out-of-fold"} | pooled, title="All folds' predictions together"
         ),
-        report.confusion_heatmap(pooled["confusion"], title="What is taken for what (all folds)"),
     ]
+    if "confusion" in pooled:
+        title = "What is taken for what (all folds)"
+        sections.append(report.confusion_heatmap(pooled["confusion"], title=title))
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
     for fold in results.get("schedules", []):

@@ -27,9 +27,10 @@ from audio.settings import (
 from data.corpus import CorpusSettings, open_corpus
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
-from scripts.finetune import score_and_save, summary, with_base
+from scripts.finetune import with_base
 from scripts.rotation import rotations
 from scripts.run_folder import RunFolder, open_run
+from scripts.scored_fit import save_scored, settle_and_hear, summary
 from scripts.spaces import space_for
 from scripts.tables import finals_text, scores_text
 
@@ -343,7 +344,7 @@ def _fit_winner(
             checkpoint=home.work / "checkpoint.safetensors",
             on_epoch=lambda row: draw(int(row["epoch"]), best.training.epochs),
         )
-    results = score_and_save(home, fit, clips)
+    results = save_scored(home, fit, clips, settle_and_hear(fit.model, clips))
     home.finish(results)
     return results
 
