@@ -8,7 +8,7 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -197,8 +197,7 @@ def read_csv(path: Path) -> Manifest:
                 )
             for row in table:
                 where = f"{path}:{table.line_num}"
-                labels = split_labels(row["labels"] or "", where) if several else None
-                label = row["label"] if labels is None else ";".join(labels)
+                label, labels = labels_of_cells(row, where)
                 if not row["path"] or (labels is None and not label):
                     raise ManifestError(f"{where}: path and label must both have a value.")
                 split = row.get("split") or None
@@ -225,6 +224,26 @@ def read_csv(path: Path) -> Manifest:
     if not clips:
         raise ManifestError(f"{path}: lists no clips.")
     return Manifest(tuple(clips), path.parent)
+
+
+def cells_of_labels(clip: Clip) -> dict[str, str]:
+    """Return a clip's cell of a table: `label`, or `labels` where clips may have several."""
+    return {"label" if clip.labels is None else "labels": clip.label}
+
+
+def labels_of_cells(row: Mapping[str, str], where: str) -> tuple[str, tuple[str, ...] | None]:
+    """Return `Clip.label` and `Clip.labels` of a row with a `label` or a `labels` column.
+
+    >>> labels_of_cells({"labels": "rain;thunder"}, "clips.csv:2")
+    ('rain;thunder', ('rain', 'thunder'))
+
+    Raises:
+        ManifestError: as `split_labels`.
+    """
+    if "labels" not in row:
+        return row["label"], None
+    labels = split_labels(row["labels"] or "", where)
+    return ";".join(labels), labels
 
 
 def split_labels(text: str, where: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.clips import Clip, Manifest, ManifestError
+from audio.clips import Clip, Manifest, ManifestError, labels_of_cells
 from audio.files import write_atomically
 from audio.png import encode_png, filtered_rows
 from audio.settings import SpectrogramSettings
@@ -205,9 +205,10 @@ def read_picture(path: Path) -> Picture:
 
 
 def picture_paths(manifest: Manifest) -> list[Path]:
-    """Return each clip's picture, relative to the folder: `split/label/name.png`.
+    """Return each clip's picture, relative to the folder: `split/label/name.png`, and
+    `split/name.png` where clips may have several labels.
 
-    A name is the file's own; where two clips of one class share it, the later ones get a number.
+    A name is the file's own; where two clips of one folder share it, the later ones get a number.
     """
     taken: set[str] = set()
     paths: list[Path] = []
@@ -215,7 +216,7 @@ def picture_paths(manifest: Manifest) -> list[Path]:
         stem = clip.path.stem
         if clip.start_s or clip.duration_s:
             stem += f"@{clip.start_s:.3f}"
-        folder = f"{clip.split}/{_safe(clip.label)}"
+        folder = f"{clip.split}/{_safe(clip.label)}" if clip.labels is None else str(clip.split)
         name, n = f"{folder}/{_safe(stem)}", 1
         while f"{name}.png".casefold() in taken:
             n += 1
@@ -235,15 +236,16 @@ def write_metadata(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `metadata.csv` into each split's folder, as the imagefolder layout has it.
 
     rows: dicts with `path` (relative to root, split first, with slashes) and
-    `METADATA_COLUMNS[1:]`.
+    `METADATA_COLUMNS[1:]`; or with `labels` in place of `label`, joined by semicolons.
     """
+    columns = ["labels" if c == "label" and c not in rows[0] else c for c in METADATA_COLUMNS]
     parts: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         split, _, name = row["path"].partition("/")
         parts.setdefault(split, []).append({**row, "file_name": name})
     for split, some in sorted(parts.items()):
         out = io.StringIO(newline="")
-        table = csv.DictWriter(out, METADATA_COLUMNS, extrasaction="ignore")
+        table = csv.DictWriter(out, columns, extrasaction="ignore")
         table.writeheader()
         table.writerows(some)
         write_atomically(root / split / "metadata.csv", out.getvalue().encode("utf-8"))
@@ -269,10 +271,12 @@ def read_images_folder(root: Path) -> tuple[Manifest, SpectrogramSettings]:
     for table in sorted(root.glob("*/metadata.csv")):
         with table.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
+                label, labels = labels_of_cells(row, str(table))
                 clips.append(
                     Clip(
                         path=table.parent / row["file_name"],
-                        label=row["label"],
+                        label=label,
+                        labels=labels,
                         group=row["group"] or None,
                         fold=row["fold"] or None,
                         split=table.parent.name,

@@ -201,8 +201,10 @@ class ShardFolder:
 
 
 def _write_table(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    several = any("labels" in line for line in lines)
+    columns = ["labels" if name == "label" and several else name for name in COLUMNS]
     out = io.StringIO(newline="")
-    table = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
+    table = csv.DictWriter(out, columns, extrasaction="ignore")
     table.writeheader()
     table.writerows(lines)
     write_atomically(path, out.getvalue().encode("utf-8"))
@@ -230,8 +232,8 @@ class Shards:
 
     @property
     def labels(self) -> list[str]:
-        """Each row's label."""
-        return [row["label"] for row in self.rows]
+        """Each row's label; of several, all of them joined by semicolons."""
+        return [row["label"] if "label" in row else row["labels"] for row in self.rows]
 
     def in_split(self, split: str) -> Shards:
         """Return the rows of train, validation or test."""

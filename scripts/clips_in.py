@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from audio.clips import SPLITS, Clip, Manifest, ManifestError, check_splits
+from audio.clips import SPLITS, Clip, Manifest, ManifestError, check_splits, labels_of_cells
 from audio.examples import Examples, PictureExamples, ShardExamples, SoundExamples
 from audio.images import is_images_folder, read_images_folder, read_picture
 from audio.leakage import check_leakage, content_digest
@@ -218,17 +218,20 @@ def read_shards(root: Path, *, allow_leakage: bool = False) -> tuple[ClipsIn, Sp
         ManifestError: the folder is unfinished, or the same sound is on two sides of the split.
     """
     shards = open_shards(root)
-    clips = [
-        Clip(
-            path=root / row["source"],
-            label=row["label"],
-            group=row["group"] or None,
-            fold=row["fold"] or None,
-            split=row["split"],
-            start_s=float(row["start_s"]),
+    clips = []
+    for row in shards.rows:
+        label, labels = labels_of_cells(row, str(root / "index.csv"))
+        clips.append(
+            Clip(
+                path=root / row["source"],
+                label=label,
+                labels=labels,
+                group=row["group"] or None,
+                fold=row["fold"] or None,
+                split=row["split"],
+                start_s=float(row["start_s"]),
+            )
         )
-        for row in shards.rows
-    ]
     manifest = Manifest(tuple(clips), root)
     check_splits(manifest, allow_leakage=allow_leakage)
     digests: list[str | None] = []
@@ -239,12 +242,12 @@ def read_shards(root: Path, *, allow_leakage: bool = False) -> tuple[ClipsIn, Sp
             digests.append(None if digest is None else f"{digest} {level}")
             draw(i + 1, len(manifest))
     leakage = check_leakage(manifest, digests, allow=allow_leakage)
-    labels = manifest.labels
+    names = manifest.labels
     examples: dict[str, Examples] = {
-        split: ShardExamples(shards.in_split(split), _targets(manifest.in_split(split), labels))
+        split: ShardExamples(shards.in_split(split), _targets(manifest.in_split(split), names))
         for split in SPLITS
     }
-    return ClipsIn(manifest, labels, examples, [], leakage), shards.settings
+    return ClipsIn(manifest, names, examples, [], leakage), shards.settings
 
 
 def check_same_pictures(given: SpectrogramSettings, made: SpectrogramSettings) -> None:

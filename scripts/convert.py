@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from audio.clips import Manifest, SplitSettings, assign_splits
+from audio.clips import Manifest, SplitSettings, assign_splits, cells_of_labels
 from audio.settings import (
     AST_PRESET,
     WHISPER_PRESET,
@@ -35,8 +35,9 @@ class Convert:
     """Turn every clip into a mel-spectrogram picture.
 
     The pictures are grey PNGs in the imagefolder layout, split/label/clip.png with metadata.csv,
-    that Hugging Face datasets, torchvision and timm read. They are what the classifier sees, to
-    within 8 bits. The same command again goes on where it was stopped.
+    that Hugging Face datasets, torchvision and timm read; where clips may have several labels,
+    split/clip.png, and metadata.csv has them joined by semicolons. They are what the classifier
+    sees, to within 8 bits. The same command again goes on where it was stopped.
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
@@ -96,11 +97,6 @@ def convert(command: Convert, argv: Sequence[str]) -> int:
     keep_freed_memory()
     _check_outputs(command)
     manifest = open_corpus(command.clips, command.corpus)
-    if manifest.is_multi_label:
-        raise UserError(
-            f"{command.clips}: pictures lie in a folder for each class, and these clips have "
-            "several; give finetune the clips themselves."
-        )
     if command.unsplit:
         clips = tuple(replace(clip, split="train") for clip in manifest.clips)
         manifest = replace(manifest, clips=clips)
@@ -221,12 +217,18 @@ def _row(manifest: Manifest, i: int, path: str) -> dict[str, Any]:
     clip = manifest.clips[i]
     return {
         "path": path,
-        "label": clip.label,
+        **cells_of_labels(clip),
         "group": clip.group,
         "fold": clip.fold,
         "source": manifest.relative(clip.path),
         "start_s": f"{clip.start_s:g}",
     }
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    """Return a row's label or labels, to be read."""
+    label: str = row["label"] if "label" in row else row["labels"].replace(";", ", ")
+    return label or "none"
 
 
 def _converted(
@@ -339,11 +341,11 @@ def _write_index(
         return
     shown: list[tuple[str, str, Any]] = []
     count: dict[str, int] = {}
-    for row in sorted(rows, key=lambda row: row["label"]):
-        if count.setdefault(row["label"], 0) < _SHEET_PER_CLASS:
-            count[row["label"]] += 1
+    for label, row in sorted(((_shown(row), row) for row in rows), key=lambda pair: pair[0]):
+        if count.setdefault(label, 0) < _SHEET_PER_CLASS:
+            count[label] += 1
             pixels = read_picture(folder.path / row["path"]).pixels
-            shown.append((row["label"], row["source"], pixels))
+            shown.append((label, row["source"], pixels))
     sheet = np.asarray(contact_sheet([(label, pixels[::-1]) for label, _, pixels in shown]))
     png = encode_png(filtered_rows(sheet[None])[0], sheet.shape[1], coloured=True, notes={})
     write_atomically(folder.path / "contact_sheet.png", png)

@@ -38,6 +38,7 @@ from audio.ranking import one_class
 from audio.settings import AugmentationSettings
 from audio.train import _loss, _varied, fine_tune, score
 from scripts import cli
+from scripts.clips_in import reader_of
 from tests.test_train import RATE, settings, told, weights
 
 LABELS = ("high", "low", "middle")
@@ -447,6 +448,33 @@ def test_clips_of_several_labels_are_cross_validated(corpus, tmp_path, capsys):
     assert "taken for what" not in page
 
 
-def test_convert_takes_one_label_a_clip_and_says_so(corpus, tmp_path, capsys):
-    assert cli.main(["convert", str(corpus), "--out", str(tmp_path / "out")]) == 1
-    assert "these clips have several" in capsys.readouterr().err
+@pytest.mark.parametrize("form", ["png", "uint8"])
+def test_pictures_of_several_labels_are_fitted_like_the_clips(corpus, tmp_path, form):
+    images, out = tmp_path / "images", tmp_path / "model"
+    small = SMALL[: SMALL.index("--epochs")]
+    command = ["convert", str(corpus), "--out", str(images), "--format", form, *small]
+    assert cli.main(command) == 0
+    read = reader_of(images)
+    assert read is not None
+    clips, _ = read(images)
+    wanted = {clip.path.name: set(clip.classes) for clip in read_csv(corpus).clips}
+    for split in ("train", "validation", "test"):
+        rows = clips.manifest.in_split(split).clips
+        assert len(rows)
+        targets = clips.examples[split].targets
+        assert targets.shape == (len(rows), 3)
+        for clip, row in zip(rows, targets, strict=True):
+            heard = {name for name, there in zip(clips.labels, row, strict=True) if there}
+            assert heard == set(clip.classes) == wanted[f"{clip.path.stem}.wav"]
+    assert cli.main(["finetune", str(images), "--out", str(out), *SMALL[len(small) :]]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["test"]["mean_average_precision"]["value"] > 0.6
+    if form == "png":
+        assert not [path for path in (images / "train").iterdir() if path.is_dir()]
+        datasets = pytest.importorskip("datasets")
+        theirs = datasets.load_dataset("imagefolder", data_dir=str(images), split="train")
+        assert len(theirs) == len(clips.manifest.in_split("train"))
+        told = [set(row["labels"].split(";")) - {""} if row["labels"] else set() for row in theirs]
+        assert sorted(map(sorted, told)) == sorted(
+            sorted(clip.classes) for clip in clips.manifest.in_split("train").clips
+        )
