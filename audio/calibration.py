@@ -5,7 +5,7 @@ Of the clips that a calibrated model gives its first choice 80 %, 80 % are right
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,35 @@ def reliability(
         for b in range(N_BINS)
         if (chosen == b).any()
     ]
+
+
+def pooled_reliability(parts: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """Return the bins of all clips together, from the bins of each part (fold) of them.
+
+    >>> part = [{"low": 0.8, "high": 1.0, "n": 1, "confidence": 0.9, "accuracy": 1.0}]
+    >>> more = [{"low": 0.8, "high": 1.0, "n": 3, "confidence": 0.9, "accuracy": 0.0}]
+    >>> pooled_reliability([part, more])[0]["accuracy"]
+    0.25
+    """
+    together: dict[tuple[float, float], list[Mapping[str, float]]] = {}
+    for part in parts:
+        for row in part:
+            together.setdefault((row["low"], row["high"]), []).append(row)
+    pooled = []
+    for (low, high), rows in sorted(together.items()):
+        n = [row["n"] for row in rows]
+        means = {
+            name: float(np.average([row[name] for row in rows], weights=n))
+            for name in ("confidence", "accuracy")
+        }
+        pooled.append({"low": low, "high": high, "n": sum(n)} | means)
+    return pooled
+
+
+def error_of_bins(bins: Sequence[Mapping[str, float]]) -> float:
+    """Return the expected calibration error that bins of `reliability` amount to."""
+    off = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins)
+    return off / sum(row["n"] for row in bins)
 
 
 def fit_temperature(

@@ -12,10 +12,13 @@ from audio.plots import Scale, axes, el, label, line, number, polyline, svg, tex
 Row = Mapping[str, Any]
 
 
-def reliability_section(before: Row, after: Row, *, temperature: float, split: str) -> Section:
+def reliability_section(
+    before: Row, after: Row, *, temperatures: Sequence[float], split: str
+) -> Section:
     """Return the reliability diagram and the calibration error, before and after the temperature.
 
-    before, after: {"calibration_error", "reliability"} of `audio.metrics.evaluate`.
+    before, after: {"calibration_error", "reliability"} of `audio.metrics.evaluate`. temperatures:
+    the model's, or of a cross-validation each fold's.
     """
     chart = reliability_diagram(before["reliability"], after["reliability"], split=split)
     body = legend_of(
@@ -37,10 +40,12 @@ def reliability_section(before: Row, after: Row, *, temperature: float, split: s
             for b in after["reliability"]
         ],
     )  # fmt: skip
-    lead = (
-        f"Of the clips whose first choice gets 80 %, 80 % should be right. The temperature "
-        f"{temperature:.3g} was fitted on the validation clips alone and is part of the model."
-    )
+    fitted = "was fitted on the validation clips alone and is part of the model."
+    which = f"The temperature {temperatures[0]:.3g} {fitted}"
+    if len(temperatures) > 1:
+        ends = f"{min(temperatures):.3g} to {max(temperatures):.3g}"
+        which = f"Each fold's temperature ({ends}) {fitted}"
+    lead = f"Of the clips whose first choice gets 80 %, 80 % should be right. {which}"
     return Section(f"Whether its probabilities can be trusted ({split})", body, lead)
 
 

@@ -237,7 +237,7 @@ def _pooled(
         | {"seconds": fold["seconds"]}
         for fold in folds
     ]
-    return {
+    results = {
         "labels": labels,
         "folds": told,
         "scores": over_folds(told, names),
@@ -249,12 +249,25 @@ def _pooled(
             for row in wrong[:_SHOWN_MISTAKES]
         ],
         "corpus": _counts(manifest),
-    } | _schedules(folds)
+    }
+    return results | _calibration(folds) | _schedules(folds)
 
 
 def _thresholds(fold: dict[str, Any]) -> list[float]:
     """Return from which probability on each label counted as heard in a fold."""
     return [row["threshold"] for row in fold["test"]["per_class"].values()]
+
+
+def _calibration(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the folds' temperatures, and what their probabilities were worth without them."""
+    if any("calibration" not in fold for fold in folds):  # of several labels
+        return {}
+    from audio.calibration import error_of_bins, pooled_reliability
+
+    bins = pooled_reliability([fold["calibration"]["test"]["reliability"] for fold in folds])
+    temperatures = [fold["calibration"]["temperature"] for fold in folds]
+    pooled = {"calibration_error": error_of_bins(bins), "reliability": bins}
+    return {"calibration": {"temperatures": temperatures, "pooled": pooled}}
 
 
 def _schedules(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:

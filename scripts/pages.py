@@ -70,6 +70,15 @@ def write_folds_page(
     if "confusion" in pooled:
         title = "What is taken for what (all folds)"
         sections.append(report.confusion_heatmap(pooled["confusion"], title=title))
+    if calibration := results.get("calibration"):  # not in a run of an earlier version
+        sections.append(
+            reliability_section(
+                calibration["pooled"],
+                pooled,
+                temperatures=calibration["temperatures"],
+                split="pooled out-of-fold",
+            )
+        )
     if results["mistakes"]:
         sections.append(report.worst_mistakes(results["mistakes"]))
     for fold in results.get("schedules", []):
@@ -100,7 +109,7 @@ def model_sections(folder: Path, results: dict[str, Any]) -> list[Section]:
                 reliability_section(
                     calibration[split],
                     results[split],
-                    temperature=calibration["temperature"],
+                    temperatures=[calibration["temperature"]],
                     split=split,
                 )
             )

@@ -17,7 +17,9 @@ from audio.calibration import (
     N_BINS,
     basic_interval,
     calibration_error,
+    error_of_bins,
     fit_temperature,
+    pooled_reliability,
     reliability,
     softened_loss,
 )
@@ -104,8 +106,19 @@ def test_the_calibration_error_is_guos_sum(found):
     assert calibration_error(p, targets)[0] == pytest.approx(slow_error(p, targets), abs=1e-6)
     bins = reliability(p, targets)
     assert sum(b["n"] for b in bins) == len(p)
-    again = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(p)
-    assert again == pytest.approx(slow_error(p, targets), abs=1e-6)
+    assert error_of_bins(bins) == pytest.approx(slow_error(p, targets), abs=1e-6)
+
+
+@given(ranked(), st.data())
+@hypothesis_settings(max_examples=50)
+def test_bins_of_parts_are_pooled_to_those_of_all(found, data):
+    p, targets, _ = found
+    at = data.draw(st.integers(0, len(p)))
+    parts = [reliability(p[:at], targets[:at]), reliability(p[at:], targets[at:])]
+    pooled, whole = pooled_reliability(parts), reliability(p, targets)
+    assert [b["n"] for b in pooled] == [b["n"] for b in whole]
+    for mine, theirs in zip(pooled, whole, strict=True):
+        assert mine == pytest.approx(theirs)
 
 
 def test_weighted_units_are_repeated_clips(rng):
@@ -258,10 +271,12 @@ def test_the_section_says_what_was_measured():
     before = evaluate(softmax(logits, axis=1), targets, "abcde")
     after = evaluate(softmax(logits / 3, axis=1), targets, "abcde")
     assert after["calibration_error"]["value"] < before["calibration_error"]["value"] / 2
-    section = reliability_section(before, after, temperature=3.0, split="test")
+    section = reliability_section(before, after, temperatures=[3.0], split="test")
     for scores in (before, after):
         assert f"{scores['calibration_error']['value']:.3f}" in section.body
         for b in scores["reliability"]:
             assert f"accuracy {b['accuracy']:.3f}" in section.body
-    assert "3" in section.lead
+    assert "The temperature 3 " in section.lead
+    of_folds = reliability_section(before, after, temperatures=[3.0, 0.5, 2.0], split="pooled")
+    assert "Each fold's temperature (0.5 to 3) " in of_folds.lead
     json.dumps(after)

@@ -177,6 +177,11 @@ def test_the_figures_are_those_that_the_table_gives(done):
         assert fold["accuracy"] == pytest.approx(accuracy_score(true[mine], said[mine]))
         balanced = balanced_accuracy_score(true[mine], said[mine])
         assert fold["balanced_accuracy"] == pytest.approx(balanced)
+    uncalibrated = results["calibration"]["pooled"]["reliability"]
+    assert sum(b["n"] for b in uncalibrated) == 80
+    right = sum(b["n"] * b["accuracy"] for b in uncalibrated)
+    assert right == pytest.approx(80 * pooled["accuracy"]["value"])  # a temperature moves none
+    assert len(results["calibration"]["temperatures"]) == 5
     values = [fold["accuracy"] for fold in results["folds"]]
     assert results["scores"]["accuracy"]["mean"] == pytest.approx(np.mean(values))
     assert results["scores"]["accuracy"]["deviation"] == pytest.approx(np.std(values, ddof=1))
@@ -189,6 +194,10 @@ def test_the_page_and_the_printed_table_show_every_fold(done, esc, capsys):
     for fold in "12345":
         assert f"fold {fold}" in page
     assert "All folds&#x27; predictions together" in page or "All folds' predictions" in page
+    assert "Whether its probabilities can be trusted (pooled out-of-fold)" in page
+    before = results["calibration"]["pooled"]["calibration_error"]
+    for error in (before, results["pooled"]["calibration_error"]["value"]):
+        assert f"{error:.3f}" in page
     command = ["finetune", "esc50", "--root", str(esc), "--folds", "--out", str(done)]
     assert cli.main([*command, *FAST, "--epochs", "15", "--learning-rate", "2e-3"]) == 0
     captured = capsys.readouterr()
