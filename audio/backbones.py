@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from audio.encoder import is_plain, pooled_tokens
+from audio.pooling import MEAN, own_tokens, pool
 from audio.scratch import (
     AST,
     PATCH,
@@ -68,6 +69,7 @@ def build_network(description: dict[str, Any]) -> nn.Module:
             embeddings.distillation_token,
         ):
             nn.init.trunc_normal_(table.data, std=0.02)
+    network.pooling = description.get("pooling", MEAN)
     made: nn.Module = network
     return made
 
@@ -98,13 +100,15 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
             stride *= network.stem.time_stride
             if is_plain(network):
                 pooled = pooled_tokens(network, network.stem.maps(features), frames, stride)
-                # the mean and the projection are both linear: one row a clip instead of all tokens
                 return network.classifier(network.projector(pooled)).float()  # type: ignore[no-any-return]
             features = network.stem(features)
         else:
             features = grow(features, config.num_mel_bins, config.max_source_positions * stride)
-        hidden = network.projector(encoder(features).last_hidden_state)
-        return network.classifier(_masked_mean(hidden, frames, stride)).float()  # type: ignore[no-any-return]
+        hidden = encoder(features).last_hidden_state
+        n = None if frames is None else own_tokens(frames, hidden.shape[1], stride)
+        # the mean and the projection are both linear: one row a clip instead of all tokens
+        pooled = pool(hidden, n, network.pooling)
+        return network.classifier(network.projector(pooled)).float()  # type: ignore[no-any-return]
     if config.model_type == AST:
         features = grow(features, config.num_mel_bins, config.max_length)
         # AST takes (batch, n_frames, n_mels); a transposed input of equal size would pass unseen
@@ -129,15 +133,6 @@ def grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
             f"{have[1]}; give it windows of its own clip_s."
         )
     return nn.functional.pad(features, (0, n_frames - have[1], 0, n_mels - have[0]))
-
-
-def _masked_mean(hidden: Tensor, frames: Tensor | None, stride: int) -> Tensor:
-    """Return the mean over the tokens that see the clip itself, (batch, width)."""
-    if frames is None:
-        return hidden.mean(1)
-    n = torch.div(frames + stride - 1, stride, rounding_mode="floor").clamp(1, hidden.shape[1])
-    inside = (torch.arange(hidden.shape[1], device=hidden.device) < n[:, None])[..., None]
-    return (hidden * inside).sum(1) / n[:, None].to(hidden.dtype)
 
 
 def _read_config(source: str) -> Any:
@@ -217,6 +212,7 @@ def load_checkpoint(
         )
     fit = {AST: _fit_ast, VIT: _fit_vit, WHISPER: _fit_whisper}[config.model_type]
     fit(network, n_mels, n_frames)
+    network.pooling = MEAN
     kept = network.config.to_diff_dict() | {"num_labels": n_labels}
     for name in ("id2label", "label2id", "architectures", "dtype", "transformers_version"):
         kept.pop(name, None)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio.pooling import own_tokens, pool
+
 
 def is_plain(network: Any) -> bool:
     """Return whether the encoder is as its classes made it: no hooks, no exchanged layers.
@@ -28,7 +30,7 @@ def is_plain(network: Any) -> bool:
 
 
 def pooled_tokens(network: Any, maps: Tensor, frames: Tensor | None, stride: int) -> Tensor:
-    """Return the encoder's mean over each clip's own tokens, (batch, width).
+    """Return what the encoder's tokens of each clip are pooled to, (batch, width).
 
     maps: (batch, channels, bands, tokens) of the stem. frames: int (batch,), each clip's own
     frames, or None for all. stride: frames a token.
@@ -49,11 +51,8 @@ def pooled_tokens(network: Any, maps: Tensor, frames: Tensor | None, stride: int
         x = drop.add(x, layer.fc2(layer.activation_fn(layer.fc1(y))))
     norm = encoder.layer_norm
     x = F.layer_norm(x, (width,), norm.weight, norm.bias, norm.eps)
-    if frames is None:
-        return x.mean(1)
-    n = torch.div(frames + stride - 1, stride, rounding_mode="floor").clamp(1, shape[1])[:, None]
-    share = (torch.arange(shape[1], device=x.device) < n) / n  # of each token in the mean
-    return torch.bmm(share[:, None].to(x.dtype), x)[:, 0]
+    n = None if frames is None else own_tokens(frames, shape[1], stride)
+    return pool(x, n, network.pooling)
 
 
 def _tokens(encoder: Any, maps: Tensor) -> Tensor:

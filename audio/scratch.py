@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audio.pooling import MEAN_MAX
 from audio.settings import UserError
 
 SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
@@ -47,7 +48,9 @@ def scratch_network(
 ) -> dict[str, Any]:
     """Return the description of a network to be trained from nothing.
 
-    whisper-scratch: a Whisper encoder behind a stem of three 2-D convolutions. ast-scratch:
+    whisper-scratch: a Whisper encoder behind a stem of three 2-D convolutions, the mean and the
+    maximum over its tokens halved and added: a bark among four seconds of silence is heard as is
+    rain that never stops. ast-scratch:
     overlapping 16 x 16 patches, stride 10. vit-scratch: 16 x 16 cells, each seen through four
     convolutions. size: nano (about 0.2 million weights), tiny (0.6 to 2), small (12) or base (90).
 
@@ -71,7 +74,7 @@ def scratch_network(
             "dropout": dropout,
         }
         description = _describe(WHISPER, config, n_labels)
-        return description | {"stem": list(channels), "strides": [1, 1]}
+        return description | {"stem": list(channels), "strides": [1, 1], "pooling": MEAN_MAX}
     if name not in SCRATCH:
         raise BackboneError(
             f"backbone={name!r} is not one of {', '.join(SCRATCH)}, nor a folder with a "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audio.backbones import build_network
+from audio.pooling import own_tokens, pool
 from audio.scratch import BackboneError
 
 Weights = dict[str, Tensor]
@@ -79,7 +80,7 @@ class NetworkStack:
         network: Any = build_network(dict(description))
         config = network.config
         self.n_layers, self.n_heads = config.encoder_layers, config.encoder_attention_heads
-        self.dropout = config.dropout
+        self.dropout, self.pooling = config.dropout, network.pooling
         convolutions = [m for m in network.stem.layers if isinstance(m, nn.Conv2d)]
         self.strides = [(m.stride[0], m.stride[1]) for m in convolutions]
         self.time_stride = network.stem.time_stride
@@ -141,15 +142,10 @@ class NetworkStack:
             y = _layer_norm(x, w, layer + "final_layer_norm")
             y = _linear(nn.functional.gelu(_linear(y, w, layer + "fc1")), w, layer + "fc2")
             x = x + self._drop(y, training)
-        x = _linear(_layer_norm(x, w, "encoder.layer_norm"), w, "projector").float()
-        if frames is None:
-            pooled = x.mean(2)
-        else:
-            n = torch.div(frames + self.time_stride - 1, self.time_stride, rounding_mode="floor")
-            n = n.clamp(1, x.shape[2])[..., None]
-            inside = (torch.arange(x.shape[2], device=x.device) < n)[..., None]
-            pooled = (x * inside).sum(2) / n
-        return _linear(pooled.to(dtype), w, "classifier").float()
+        x = _layer_norm(x, w, "encoder.layer_norm").float()
+        n = None if frames is None else own_tokens(frames, x.shape[2], self.time_stride)
+        pooled = pool(x, n, self.pooling).to(dtype)
+        return _linear(_linear(pooled, w, "projector"), w, "classifier").float()
 
     def _convolve(self, x: Tensor, weight: Tensor, strides: tuple[int, int]) -> Tensor:
         """Return a 3 x 3 convolution; weight: (models, out, in, 3, 3)."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from audio.backbones import _masked_mean, build_network
+from audio.backbones import build_network
+from audio.pooling import pool
 from audio.settings import Settings
 from audio.waveform import Waveform
 
@@ -23,7 +24,7 @@ from audio.waveform import Waveform
 def by_transformers(network: Any, features: Tensor) -> Tensor:
     """Return the logits by transformers' own calls."""
     hidden = network.encoder(network.stem(features)).last_hidden_state
-    return network.classifier(_masked_mean(network.projector(hidden), None, 1))  # type: ignore[no-any-return]
+    return network.classifier(network.projector(pool(hidden, None, network.pooling)))  # type: ignore[no-any-return]
 
 
 class ByTransformers(nn.Module):
