@@ -202,7 +202,8 @@ def _about(model: SpectrogramClassifier) -> dict[str, str]:
         written_by = f"melbandit {metadata.version('melbandit')}"
     except metadata.PackageNotFoundError:
         written_by = "melbandit"
-    return {
+    several = {"thresholds": json.dumps(model.thresholds)} if model.is_multi_label else {}
+    return several | {
         "labels": json.dumps(list(model.labels), ensure_ascii=False),
         "sample_rate_hz": str(spectrogram.sample_rate_hz),
         "window_samples": str(spectrogram.n_samples),

@@ -15,19 +15,14 @@ def pool(tokens: Tensor, n: Tensor | None, pooling: str) -> Tensor:
     classifier has it; or mean-max, half the mean and half the maximum (Kong et al., 2020, "PANNs",
     add the two).
     """
-    inside = None
-    if n is not None:
-        inside = torch.arange(tokens.shape[-2], device=tokens.device) < n[..., None]
-    if inside is None:
+    if n is None:
         mean = tokens.mean(-2)
     else:
+        inside = torch.arange(tokens.shape[-2], device=tokens.device) < n[..., None]
         share = inside / n[..., None]  # of each token in the mean
         mean = (share[..., None, :].to(tokens.dtype) @ tokens)[..., 0, :]
-    if pooling == MEAN:
-        return mean
-    if inside is not None:
         tokens = tokens.masked_fill(~inside[..., None], -torch.inf)
-    return (mean + tokens.amax(-2)) / 2
+    return mean if pooling == MEAN else (mean + tokens.amax(-2)) / 2
 
 
 def own_tokens(frames: Tensor, n_tokens: int, stride: int) -> Tensor:

@@ -41,7 +41,10 @@ class ByTransformers(nn.Module):
 
 
 class ClipByClip(Dataset[dict[str, Any]]):
-    """A random piece of each waveform, through the extractor as it is asked for."""
+    """A random piece of each waveform, through the extractor as it is asked for.
+
+    The extractor pads each piece to the settings' `clip_s`, whole seconds, be it shorter.
+    """
 
     def __init__(self, waveforms: list[Waveform], targets: Any, settings: Settings) -> None:
         from transformers import WhisperFeatureExtractor
@@ -50,7 +53,6 @@ class ClipByClip(Dataset[dict[str, Any]]):
         self.waveforms, self.targets, self.rate = waveforms, targets, s.sample_rate_hz
         seconds = int(s.n_samples / s.sample_rate_hz)
         self.n = s.n_samples
-        # told the length: by default it pads each clip to 30 s
         self.extract = WhisperFeatureExtractor(
             feature_size=s.n_mels, hop_length=s.hop_length, n_fft=400, chunk_length=seconds
         )

@@ -130,10 +130,10 @@ def _clips(command: Export, model: SpectrogramClassifier) -> tuple[Clip, ...]:
     """
     assert command.clips is not None
     manifest = open_corpus(command.clips, command.corpus)
-    if manifest.is_multi_label:
+    if manifest.is_multi_label and not model.is_multi_label:
         raise UserError(
-            f"{command.clips}: what is lost is measured on clips of one label each, and these have "
-            "several; leave out --clips."
+            f"{command.clips}: some of its clips have several labels or none, and the model gives "
+            "each clip one; give clips of one label each."
         )
     split = command.split
     if split == "auto":
@@ -161,6 +161,7 @@ def _measure(
     import numpy as np
 
     from audio.waveform import ClipError, read_clip
+    from scripts.scored_fit import scores_of_clips
 
     targets: list[list[bool]] = []
     rows: dict[str, list[Any]] = {name: [] for name in ("torch", *exported)}
@@ -186,24 +187,30 @@ def _measure(
     if not targets:
         raise UserError(f"{command.clips}: no clip of it can be used.")
     chances = {name: np.concatenate(parts) for name, parts in rows.items()}
-    # of several labels each is a question of its own: is it heard or not
     said = {name: _said(model, p) for name, p in chances.items()}
-    truth = np.array(targets)
-    if model.is_multi_label:
-        right = {name: (heard == truth).mean(1) for name, heard in said.items()}
-    else:
-        right = {name: (heard & truth).any(1) for name, heard in said.items()}
-    table = [["", "accuracy", "lost", "same label", "largest difference"]]
+    truth = np.array(targets, np.float32)
+    scores = {
+        name: scores_of_clips(
+            p,
+            truth if model.is_multi_label else truth.argmax(1),
+            model.labels,
+            thresholds=model.thresholds,
+        )
+        for name, p in chances.items()
+    }
+    table = [["", "accuracy", "lost", "macro-F1", "same label", "largest difference"]]
     told: dict[str, Any] = {"clips": len(targets)}
     for name, p in chances.items():
-        accuracy = float(right[name].mean())
-        lost = float(right["torch"].mean()) - accuracy
+        accuracy, macro_f1 = (scores[name][score]["value"] for score in ("accuracy", "macro_f1"))
+        lost = scores["torch"]["accuracy"]["value"] - accuracy
         same = float((said[name] == said["torch"]).all(1).mean())
         apart = float(np.abs(p - chances["torch"]).max())
         told[name + "_measured"] = {
-            "accuracy": accuracy, "lost": lost, "same_label": same, "largest_difference": apart,
+            "accuracy": accuracy, "lost": lost, "macro_f1": macro_f1, "same_label": same,
+            "largest_difference": apart,
         }  # fmt: skip
-        table.append([name, f"{accuracy:.4f}", f"{lost:+.4f}", f"{same:.4f}", f"{apart:.1e}"])
+        shown = [f"{accuracy:.4f}", f"{lost:+.4f}", f"{macro_f1:.4f}", f"{same:.4f}"]
+        table.append([name, *shown, f"{apart:.1e}"])
     print(f"on {len(targets)} clips:")
     print("\n".join(aligned(table)))
     return told

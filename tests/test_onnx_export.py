@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from audio.backbones import preset_for
 from audio.classifier import SpectrogramClassifier
@@ -274,17 +275,39 @@ def test_of_several_labels_each_is_a_question_of_its_own(clips, tmp_path, capsys
     )
     model = SpectrogramClassifier.from_settings(settings, LABELS, multi_label=True).eval()
     randomise(model.network)
-    model.save_pretrained(tmp_path / "several")
-    out = tmp_path / "several.onnx"
-    command = ["export", str(tmp_path / "several"), "--onnx", str(out), "--threads", "1"]
-    assert cli.main([*command, "--clips", str(clips)]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
     paths = sorted(clips.glob("*/[0-9]*.wav"))
     waves = [soundfile.read(p, dtype="float32")[0] for p in paths]
+    model.config.thresholds = np.median(model.predict(waves), 0).tolist()
+    model.save_pretrained(tmp_path / "several")
+    truth = np.random.default_rng(0).random((len(paths), len(LABELS))) < 0.5
+    names = [";".join(x for x, has in zip(LABELS, row, strict=True) if has) for row in truth]
+    rows = [f"{p.parent.name}/{p.name},{name}" for p, name in zip(paths, names, strict=True)]
+    listed = clips / "several.csv"
+    listed.write_text("path,labels\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "several.onnx"
+    command = ["export", str(tmp_path / "several"), "--onnx", str(out), "--threads", "1"]
+    assert cli.main([*command, "--int8", "--clips", str(listed)]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
     p = OnnxClassifier(out).predict(waves)
     assert np.abs(p.sum(1) - 1).max() > 0.05  # no shares of one
-    truth = np.array([[name == path.parent.name for name in LABELS] for path in paths])
-    assert told["onnx_measured"]["accuracy"] == pytest.approx(((p >= 0.5) == truth).mean())
+    heard = p >= np.array(model.thresholds)
+    assert told["onnx_measured"]["accuracy"] == pytest.approx((heard == truth).all(1).mean())
+    macro = f1_score(truth, heard, average="macro")
+    assert told["onnx_measured"]["macro_f1"] == pytest.approx(macro)
+    assert "int8_measured" in told
+    about = onnx.load(out).metadata_props
+    kept = next(json.loads(prop.value) for prop in about if prop.key == "thresholds")
+    assert kept == pytest.approx(model.thresholds)
+
+
+def test_clips_of_several_labels_are_no_measure_of_a_model_of_one(saved, clips, tmp_path, capsys):
+    path = next(clips.glob("*/[0-9]*.wav"))
+    listed = clips / "two.csv"
+    listed.write_text(f"path,labels\n{path.parent.name}/{path.name},{LABELS[0]};{LABELS[1]}\n")
+    out = tmp_path / "x.onnx"
+    assert cli.main(["export", str(saved), "--onnx", str(out), "--clips", str(listed)]) == 1
+    assert "give clips of one label each" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
