@@ -364,6 +364,21 @@ def test_a_compiled_network_is_the_network():
     close(plain, compiled, 1e-3)
 
 
+@pytest.mark.slow
+def test_a_compiled_training_resumes_to_the_same_numbers(tmp_path):
+    """Dropout too: the compiler's random numbers come from torch's seed."""
+    wanted = settings(torch_compile=True, dropout=0.3, epochs=2)
+    whole = fine_tune(tones(), tones(9), wanted, LABELS)
+    path, asked = tmp_path / "c.safetensors", iter(range(100))
+    n_steps = math.ceil(len(tones().targets) / wanted.training.batch_size)
+    cut = fine_tune(
+        tones(), tones(9), wanted, LABELS, checkpoint=path, stop=lambda: next(asked) > n_steps
+    )
+    assert cut.stopped
+    assert len(cut.history) == 1
+    assert told(fine_tune(tones(), tones(9), wanted, LABELS, checkpoint=path)) == told(whole)
+
+
 def test_compiling_is_asked_of_torch_for_training_alone(monkeypatch):
     """The compiler itself takes a minute; `make slow` runs it."""
     asked = []
