@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from audio.encoder import is_plain, pooled_tokens
-from audio.pooling import MEAN, own_tokens, pool
+from audio.pooling import MEAN, MEAN_MAX, own_tokens, pool
 from audio.scratch import (
     AST,
     PATCH,
@@ -70,6 +70,9 @@ def build_network(description: dict[str, Any]) -> nn.Module:
         ):
             nn.init.trunc_normal_(table.data, std=0.02)
     network.pooling = description.get("pooling", MEAN)
+    if network.pooling == MEAN_MAX:
+        into = network.projector.out_features
+        network.projector = nn.Linear(2 * network.projector.in_features, into)
     made: nn.Module = network
     return made
 

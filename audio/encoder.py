@@ -30,7 +30,7 @@ def is_plain(network: Any) -> bool:
 
 
 def pooled_tokens(network: Any, maps: Tensor, frames: Tensor | None, stride: int) -> Tensor:
-    """Return what the encoder's tokens of each clip are pooled to, (batch, width).
+    """Return what the encoder's tokens of each clip are pooled to: (batch, width), or twice that.
 
     maps: (batch, channels, bands, tokens) of the stem. frames: int (batch,), each clip's own
     frames, or None for all. stride: frames a token.

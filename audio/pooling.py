@@ -9,11 +9,11 @@ MEAN, MEAN_MAX = "mean", "mean-max"
 
 
 def pool(tokens: Tensor, n: Tensor | None, pooling: str) -> Tensor:
-    """Return one vector a clip, (..., width), of tokens (..., n_tokens, width).
+    """Return one vector a clip of its tokens (..., n_tokens, width).
 
-    n: int (...,), each clip's own tokens, at least 1; None for all. pooling: mean, as Whisper's
-    classifier has it; or mean-max, half the mean and half the maximum (Kong et al., 2020, "PANNs",
-    add the two).
+    n: int (...,), each clip's own tokens, at least 1; None for all. pooling: mean, (..., width), as
+    Whisper's classifier has it; or mean-max, (..., 2 * width), the mean and beside it the maximum
+    (Kong et al., 2020, "PANNs", add the two).
     """
     if n is None:
         mean = tokens.mean(-2)
@@ -22,7 +22,7 @@ def pool(tokens: Tensor, n: Tensor | None, pooling: str) -> Tensor:
         share = inside / n[..., None]  # of each token in the mean
         mean = (share[..., None, :].to(tokens.dtype) @ tokens)[..., 0, :]
         tokens = tokens.masked_fill(~inside[..., None], -torch.inf)
-    return mean if pooling == MEAN else (mean + tokens.amax(-2)) / 2
+    return mean if pooling == MEAN else torch.cat([mean, tokens.amax(-2)], -1)
 
 
 def own_tokens(frames: Tensor, n_tokens: int, stride: int) -> Tensor:

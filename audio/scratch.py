@@ -48,9 +48,9 @@ def scratch_network(
 ) -> dict[str, Any]:
     """Return the description of a network to be trained from nothing.
 
-    whisper-scratch: a Whisper encoder behind a stem of three 2-D convolutions, the mean and the
-    maximum over its tokens halved and added: a bark among four seconds of silence is heard as is
-    rain that never stops. ast-scratch:
+    whisper-scratch: a Whisper encoder behind a stem of three 2-D convolutions; the head sees the
+    mean over its tokens and the maximum, so that a bark among seconds of silence is not lost in
+    their mean. ast-scratch:
     overlapping 16 x 16 patches, stride 10. vit-scratch: 16 x 16 cells, each seen through four
     convolutions. size: nano (about 0.2 million weights), tiny (0.6 to 2), small (12) or base (90).
 

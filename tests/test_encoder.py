@@ -76,7 +76,7 @@ def test_an_exchanged_layer_is_heard():
 def test_plain_calls_are_what_training_uses(monkeypatch):
     made, asked = network(), []
     monkeypatch.setattr(
-        backbones, "pooled_tokens", lambda *_: asked.append(1) or torch.zeros(2, 128)
+        backbones, "pooled_tokens", lambda *_: asked.append(1) or torch.zeros(2, 256)
     )
     network_logits(made, torch.randn(2, 20, 33), None)
     assert asked
