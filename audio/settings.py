@@ -338,7 +338,7 @@ class AugmentationSettings(SettingsGroup):
     """Each clip is made louder or softer by up to this, in dB."""
     shift_percent: float = setting(10.0, low=0.0, high=100.0)
     """Each clip is moved in time by up to this share of the window."""
-    speed_percent: float = setting(0.0, low=0.0, high=50.0)
+    speed_percent: float = setting(8.0, low=0.0, high=50.0)
     """Each clip is played faster or slower by up to this; pitch moves along."""
     noise_percent: float = setting(0.0, low=0.0, high=100.0)
     """Share of the clips that get noise added, of a random colour from white to brown."""
@@ -401,9 +401,13 @@ class AugmentationSettings(SettingsGroup):
         >>> AugmentationSettings.none().gain_db
         0.0
         """
-        # what is on by default; all later operations are off
+        # what is on by default; all other operations are off
         return cls(
-            gain_db=0.0, shift_percent=0.0, frequency_mask_percent=0.0, time_mask_percent=0.0
+            gain_db=0.0,
+            shift_percent=0.0,
+            speed_percent=0.0,
+            frequency_mask_percent=0.0,
+            time_mask_percent=0.0,
         )
 
 
@@ -416,7 +420,7 @@ class TrainingSettings(SettingsGroup):
     Whisper checkpoint."""
     size: Literal["nano", "tiny", "small", "base"] = "tiny"
     """How large a network from scratch is: about 0.2 million weights, 0.6 to 2, 12 or 90."""
-    epochs: int = setting(40, low=1, high=100000)
+    epochs: int = setting(60, low=1, high=100000)
     """Passes over the training clips."""
     batch_size: int = setting(16, low=1, high=65536)
     """Clips per step of the optimiser."""

@@ -24,9 +24,7 @@ _CLIPS = 320
 _CLIP_S = 1.0
 _PADDED_S, _PADDED_CLIPS = 30.0, 32  # as Whisper's extractor comes; few, for they take long
 _LABELS = [str(i) for i in range(10)]
-_STILL = AugmentationSettings(
-    gain_db=0, shift_percent=0, frequency_mask_percent=0, time_mask_percent=0
-)
+_STILL = AugmentationSettings.none()
 _ALL_ON = AugmentationSettings(
     gain_db=6, shift_percent=10, speed_percent=10, noise_percent=50, filter_db=6
 )

@@ -12,7 +12,7 @@ NORMALISATION = Knob("normalisation", ("clip", "band", "dataset", "none"))
 WIN_LENGTH = Knob("win_length", (256, 400, 512), default=400, ordered=True)
 FREQUENCY_MASK = Knob("frequency_mask_percent", (0.0, 15.0, 30.0), default=15.0, ordered=True)
 TIME_MASK = Knob("time_mask_percent", (0.0, 15.0, 30.0), default=15.0, ordered=True)
-SPEED = Knob("speed_percent", (0.0, 8.0, 16.0), ordered=True)
+SPEED = Knob("speed_percent", (0.0, 8.0, 16.0), default=8.0, ordered=True)
 
 #: The settings that mattered most in a first look at 332 real trainings (docs/benchmarks.md).
 QUICK = SearchSpace(
@@ -84,7 +84,7 @@ FULL = SearchSpace(
         Knob("batch_size", (16, 32), ordered=True),
         Knob("gain_db", (0.0, 6.0, 12.0), default=6.0, ordered=True),
         Knob("shift_percent", (0.0, 10.0, 25.0, 50.0), default=10.0, ordered=True),
-        Knob("speed_percent", (0.0, 8.0, 16.0, 25.0), ordered=True),
+        Knob("speed_percent", (0.0, 8.0, 16.0, 25.0), default=8.0, ordered=True),
         Knob("noise_percent", (0.0, 25.0, 50.0), ordered=True),
         Knob(
             "noise_snr_db",

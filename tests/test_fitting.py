@@ -23,7 +23,13 @@ from tests.test_train import LABELS, LIVELY, settings, told, tones, weights
 
 ROOT = Path(__file__).parents[1]
 #: Nothing drawn but the order, no batch norm: what is left is the same sums in another order.
-STILL = {"gain_db": 0.0, "shift_percent": 0.0, "dropout": 0.0, "backbone": "ast-scratch"}
+STILL = {
+    "gain_db": 0.0,
+    "shift_percent": 0.0,
+    "speed_percent": 0.0,
+    "dropout": 0.0,
+    "backbone": "ast-scratch",
+}
 
 
 # Kill and resume

@@ -13,7 +13,7 @@ from audio.backbones import network_logits
 from audio.classifier import SpectrogramClassifier
 from audio.examples import SoundExamples
 from audio.scratch import BackboneError
-from audio.settings import Settings, SettingsError
+from audio.settings import AugmentationSettings, Settings, SettingsError
 from audio.stack import NetworkStack
 from audio.stack_training import fine_tune_many
 from audio.train import fine_tune, score
@@ -102,7 +102,7 @@ VARIANTS = [
     {"seed": 1},
     {"normalisation": "band", "win_length": 128},
     {"normalisation": "dataset", "compression": "cube-root", "top_db": None},
-    {"gain_db": 0.0, "shift_percent": 0.0, "frequency_mask_percent": 0.0, "time_mask_percent": 0.0},
+    AugmentationSettings.none().to_json(),
     {"speed_percent": 20.0, "noise_percent": 50.0, "filter_db": 12.0, "mixup_percent": 50.0},
     {
         "pitch_semitones": 3.0,

@@ -194,8 +194,7 @@ def augmentation() -> Figure:
     mine = torch.from_numpy(clip("bird", 1))[None]
     n_valid = torch.tensor([mine.shape[1]])
     transform = LogMel(SpectrogramSettings(n_mels=40, hop_length=320))
-    off = AugmentationSettings(gain_db=0, shift_percent=0, frequency_mask_percent=0,
-                               time_mask_percent=0)  # fmt: skip
+    off = AugmentationSettings.none()
 
     def heard(seed: int, name: str, **on: float) -> tuple[str, np.ndarray]:
         settings = AugmentationSettings(**{**off.to_json(), **on})
