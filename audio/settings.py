@@ -420,7 +420,7 @@ class TrainingSettings(SettingsGroup):
     Whisper checkpoint."""
     size: Literal["nano", "tiny", "small", "base"] = "tiny"
     """How large a network from scratch is: about 0.2 million weights, 0.6 to 2, 12 or 90."""
-    epochs: int = setting(60, low=1, high=100000)
+    epochs: int = setting(50, low=1, high=100000)
     """Passes over the training clips."""
     batch_size: int = setting(16, low=1, high=65536)
     """Clips per step of the optimiser."""
