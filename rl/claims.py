@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -244,7 +245,7 @@ def claim_final(study: Study, work: Work, wanted: Wanted) -> tuple[Trial, Settin
             for trial in _lost(trials):
                 if _final(trial) == (setting_text(values), seed):
                     attrs[RETRY_OF] = trial.number
-            trial_id = _enter(study, attrs, {})
+            trial_id = _enter(study, attrs, {}, _parameters(work.space, values))
             if _is_surplus(study, work, trial_id):
                 _withdraw(study, trial_id)
                 continue
@@ -255,9 +256,24 @@ def _mine() -> dict[str, Any]:
     return {"pid": worker_name(), BEGAN: time.time()}
 
 
-def _enter(study: Study, attrs: Mapping[str, Any], choices: Setting) -> int:
+def _parameters(space: SearchSpace, values: Setting) -> dict[str, Any]:
+    """Return a setting as `create_trial` takes it, for who looks at the study with Optuna's means."""
+    knobs = [knob for knob in space.knobs if knob.name in values]
+    return {
+        "params": {knob.name: values[knob.name] for knob in knobs},
+        "distributions": {knob.name: CategoricalDistribution(knob.values) for knob in knobs},
+    }
+
+
+def _enter(
+    study: Study,
+    attrs: Mapping[str, Any],
+    choices: Setting,
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
     """Return the id of a new running trial that has its attributes from the first."""
     made = create_trial(
+        **(parameters or {}),
         state=TrialState.RUNNING,
         user_attrs={**_mine(), **attrs},
         system_attrs={"fixed_params": choices} if choices else {},

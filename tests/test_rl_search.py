@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from scipy import stats
 
@@ -268,6 +269,17 @@ def test_failing_finals_leave_the_others_to_win(tmp_path: Path) -> None:
     result = run(tmp_path, replace(SETTINGS, trials=4), fails_at=final_seeds(0, 2)[:1])
     assert all(f.scores[0] is None and f.scores[1] is not None for f in result.finalists)
     assert result.best.standard_error is None
+
+
+def test_optuna_s_own_tools_see_what_the_finals_were_trained_with(tmp_path: Path) -> None:
+    run(tmp_path, replace(SETTINGS, trials=4))
+    finals = optuna.load_study(study_name="finals", storage=f"sqlite:///{tmp_path}/study.db")
+    assert len(finals.trials) > 2
+    for trial in finals.trials:
+        assert trial.params == trial.user_attrs["values"]
+        for name, distribution in trial.distributions.items():
+            values = next(knob.values for knob in SPACE.knobs if knob.name == name)
+            assert distribution == optuna.distributions.CategoricalDistribution(values)
 
 
 def test_a_search_ends_when_every_setting_was_tried(tmp_path: Path) -> None:
