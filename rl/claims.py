@@ -257,7 +257,7 @@ def _mine() -> dict[str, Any]:
 
 
 def _parameters(space: SearchSpace, values: Setting) -> dict[str, Any]:
-    """Return a setting as `create_trial` takes it, for who looks at the study with Optuna's means."""
+    """Return a setting as `create_trial` takes it: Optuna's own tools show it then."""
     knobs = [knob for knob in space.knobs if knob.name in values]
     return {
         "params": {knob.name: values[knob.name] for knob in knobs},
