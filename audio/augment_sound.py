@@ -8,11 +8,15 @@ clip, and returns them varied. What is written past a clip's end is cut away by
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import scipy.fft
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.fft import next_fast_len, prev_fast_len
+from torch import Tensor, nn
 
 Array = NDArray[np.float64]
 
@@ -20,66 +24,115 @@ _PITCH_WINDOW_S = 0.064  # long enough to part the partials of a low voice
 _OVERLAP = 4  # grains over each sample; 8 takes twice the time, and flutters less at an octave
 _ORDER = 4  # of the Butterworth curves: 24 dB an octave
 _LEAST_POWER = 1e-20
+_EXACT = 5e-4  # of a speed
+_SILENCE = 32  # samples between a clip's end and its beginning
 
 
 def turn_and_speed(
     waveform: Tensor, n_valid: Tensor, turns: Array, speeds: Array
 ) -> tuple[Tensor, Tensor]:
-    """Return each clip rotated within its own length and read at another speed, and its length.
+    """Return each clip rotated within its own length and played at another speed, and its length.
 
     turns: shares of its own length, (batch,). speeds: (batch,). Zeros follow each clip.
     """
-    device = waveform.device
-    speed = torch.from_numpy(speeds).to(device)
+    width, device = waveform.shape[1], waveform.device
     length = n_valid.double()
-    turn = torch.round(torch.from_numpy(turns).to(device) * length)
-    out_valid = (length / speed).long().clamp(1, waveform.shape[1])
-    if device.type == "cpu":
+    turn = torch.round(torch.from_numpy(turns).to(device) * length).long()
+    made = rotate(waveform, n_valid, turn)
+    if (speeds == 1).all():
+        return made, n_valid
+    out_valid = (length / torch.from_numpy(speeds).to(device)).long().clamp(1, width)
+    made = play_at(made, speeds)
+    return made * (torch.arange(width, device=device) < out_valid[:, None]), out_valid
+
+
+def rotate(waveform: Tensor, n_valid: Tensor, turn: Tensor) -> Tensor:
+    """Return each clip rotated by so many samples within its own length, zeros after it."""
+    if waveform.device.type == "cpu":
+        # whole stretches at a time, and never the padding: a quarter of the gather's time
         made = np.zeros(waveform.shape, np.float32)
-        rows = zip(made, waveform.numpy(), n_valid.tolist(), out_valid.tolist(), strict=True)
-        for (out, clip, n, m), by, rate in zip(rows, turn.tolist(), speeds, strict=True):
-            _read_turned(out[:m], clip[:n], int(by), float(rate))
-        return torch.from_numpy(made), out_valid
-    return gather_turned(waveform, n_valid, turn, speed, out_valid), out_valid
+        rows = zip(made, waveform.numpy(), n_valid.tolist(), turn.tolist(), strict=True)
+        for out, clip, n, by in rows:
+            if n:
+                first = by % n
+                out[first:n] = clip[: n - first]
+                out[:first] = clip[n - first : n]
+        return torch.from_numpy(made)
+    return gather_turned(waveform, n_valid, turn)
 
 
-def _read_turned(
-    out: NDArray[np.float32], clip: NDArray[np.float32], turn: int, speed: float
-) -> None:
-    """Fill `out` with one clip rotated by `turn` samples and read at `speed`.
-
-    Clip by clip, on a CPU, this takes a quarter of the time of `gather_turned`: it moves whole
-    stretches and never looks at the padding.
-    """
-    n = len(clip)
-    if not n:
-        return
-    if speed == 1:
-        first = turn % n
-        out[first:] = clip[: n - first]
-        out[:first] = clip[n - first :]
-        return
-    place = np.arange(len(out)) * speed - turn  # in (-n, 2 n)
-    np.add(place, n, out=place, where=place < 0)
-    np.subtract(place, n, out=place, where=place >= n)
-    low = place.astype(np.int64)
-    part = (place - low).astype(np.float32)
-    here, after = clip[low], np.append(clip[1:], clip[:1])[low]
-    out[:] = here + part * (after - here)
-
-
-def gather_turned(
-    waveform: Tensor, n_valid: Tensor, turn: Tensor, speed: Tensor, out_valid: Tensor
-) -> Tensor:
-    """Return what `_read_turned` does of every clip, in one gather."""
-    t = torch.arange(waveform.shape[1], device=waveform.device, dtype=torch.float64)
+def gather_turned(waveform: Tensor, n_valid: Tensor, turn: Tensor) -> Tensor:
+    """Return what `rotate` does, of all clips at once."""
+    t = torch.arange(waveform.shape[1], device=waveform.device)
     length = n_valid.clamp_min(1)[:, None]
-    place = (t * speed[:, None] - turn[:, None]) % length
-    low = place.long()
-    high = (low + 1) % length
-    part = (place - low).float()
-    made = torch.lerp(waveform.gather(1, low), waveform.gather(1, high), part)
-    return made * (t < out_valid[:, None])
+    return waveform.gather(1, (t - turn[:, None]) % length) * (t < n_valid[:, None])
+
+
+def play_at(waveform: Tensor, speeds: Array) -> Tensor:
+    """Return each row read at its speed, cut or filled with zeros to the length it had.
+
+    By the Fourier transform: what lies below both Nyquist frequencies is kept as it is, and nothing
+    is added. (Read between the samples along straight lines, 3 kHz at a rate of 16 kHz comes with
+    images of -24 dB, and a network learns that training clips have them and test clips do not.)
+    Speeds are met to 0.1 %.
+    """
+    width = waveform.shape[1]
+    if waveform.device.type != "cpu":
+        return play_together(waveform, speeds)
+    made = np.zeros(waveform.shape, np.float32)
+    for out, clip, speed in zip(made, waveform.numpy(), speeds.tolist(), strict=True):
+        if speed == 1:
+            out[:] = clip
+            continue
+        before, after = fast_lengths(width, speed)
+        # scipy keeps its plans and takes a third of torch's time
+        out[: min(after, width)] = _transformed(scipy.fft, clip, before, after)[:width]
+    return torch.from_numpy(made)
+
+
+def play_together(waveform: Tensor, speeds: Array) -> Tensor:
+    """Return what `play_at` does, rows of one pair of lengths at once: few launches on a GPU."""
+    width = waveform.shape[1]
+    out = waveform.clone()
+    together: dict[tuple[int, int], list[int]] = {}
+    for row, speed in enumerate(speeds.tolist()):
+        if speed != 1:
+            together.setdefault(fast_lengths(width, speed), []).append(row)
+    for (before, after), rows in together.items():
+        at = torch.tensor(rows, device=waveform.device)
+        read = _transformed(torch.fft, waveform[at], before, after)[:, :width]
+        out[at] = nn.functional.pad(read, (0, width - read.shape[1]))
+    return out
+
+
+def _transformed(fft: Any, waveform: Any, before: int, after: int) -> Any:
+    """Return waveforms (..., n) padded to `before` samples, as `after` samples; fft: a module."""
+    kept = (min(before, after) - 1) // 2 + 1  # below both Nyquist frequencies
+    return fft.irfft(fft.rfft(waveform, before)[..., :kept], after) * (after / before)
+
+
+@lru_cache(maxsize=4096)
+def fast_lengths(width: int, speed: float) -> tuple[int, int]:
+    """Return two lengths whose transforms are fast and whose ratio is the speed, to 0.1 %.
+
+    The first is at least `width` and some silence more, so that the end does not ring into the
+    beginning.
+
+    >>> fast_lengths(16000, 1.05)
+    (16128, 15360)
+    """
+    least = width + _SILENCE
+    pairs = []
+    before = next_fast_len(least)
+    while before <= 1.05 * least + 256:
+        wanted = max(1, round(before / speed))
+        for after in (prev_fast_len(wanted), next_fast_len(wanted)):
+            pairs.append((abs(before / after / speed - 1), before, after))
+        if min(pairs)[0] < _EXACT:
+            break
+        before = next_fast_len(before + 1)
+    _, before, after = min(pairs)
+    return before, after
 
 
 def bend(waveform: Tensor, filter_db: Array) -> Tensor:

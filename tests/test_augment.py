@@ -348,19 +348,61 @@ def test_mixup_mixes_labels_as_it_mixes_clips():
     assert torch.allclose(shares.sum(1), torch.ones(3))
 
 
-@pytest.mark.parametrize("speed", [[1.0, 1.0, 1.0, 1.0], [1.0, 0.8, 1.37, 1.001]])
-def test_clip_by_clip_on_a_cpu_is_the_gather_of_a_gpu(speed):
+def test_rotating_clip_by_clip_on_a_cpu_is_the_gather_of_a_gpu():
     waveform, n_valid = sounds([300, 200, 1, 0], n=400)
-    rate = torch.tensor(speed, dtype=torch.float64)
     for turn in ([0, 0, 0, 0], [7, -200, 1, 0], [-300, 200, -1, 0]):
-        shares = np.divide(turn, n_valid.clamp_min(1).numpy())
-        draw = nothing(4, turn=shares, speed=speed)
-        out, out_valid = augment_sound.turn_and_speed(waveform, n_valid, draw.turn, draw.speed)
-        gathered = augment_sound.gather_turned(
-            waveform, n_valid, torch.tensor(turn, dtype=torch.float64), rate, out_valid
-        )
-        torch.testing.assert_close(out[:3], gathered[:3], atol=1e-6, rtol=1e-6)
+        by = torch.tensor(turn)
+        out = augment_sound.rotate(waveform, n_valid, by)
+        assert torch.equal(out, augment_sound.gather_turned(waveform, n_valid, by))
         assert not out[3].any()
+
+
+@pytest.mark.parametrize("frequency_hz", [200, 1500, 3000, 5000])
+@pytest.mark.parametrize("speed", [0.9, 1.013, 1.2])
+def test_speed_leaves_a_tone_a_tone(frequency_hz, speed):
+    """No images, no loss near the Nyquist frequency: lines between samples gave -24 dB at 3 kHz."""
+    rate, n = 16000, 16000
+    t = np.arange(n) / rate
+    fade = np.sin(np.pi * np.arange(n) / n) ** 2
+    clip = torch.from_numpy((np.sin(2 * np.pi * frequency_hz * t) * fade).astype(np.float32))
+    played = augment_sound.play_at(clip[None].repeat(2, 1), np.array([speed, 1.0]))
+    assert torch.equal(played[1], clip)
+    m = min(n, round(n / speed))
+    before, after = augment_sound.fast_lengths(n, speed)
+    now = np.arange(m) * before / after / rate  # of the recording, at each sample played
+    expected = np.sin(2 * np.pi * frequency_hz * now) * np.sin(np.pi * now * rate / n) ** 2
+    assert np.abs(played[0, :m].numpy() - expected).max() < 1e-4
+
+
+def test_what_a_faster_clip_cannot_hold_is_left_out():
+    t = np.arange(16000) / 16000
+    fade = np.sin(np.pi * np.arange(16000) / 16000) ** 2
+    high = torch.from_numpy((np.sin(2 * np.pi * 7500 * t) * fade).astype(np.float32))
+    assert augment_sound.play_at(high[None], np.array([1.2])).abs().max() < 1e-4  # 9 kHz
+
+
+@given(st.integers(1, 200_000), st.floats(0.5, 2.0))
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_a_speed_is_met_by_two_fast_lengths(width, speed):
+    before, after = augment_sound.fast_lengths(width, speed)
+    assert before > width
+    assert before / after == pytest.approx(speed, rel=5e-3)
+    for n in (before, after):
+        for prime in (2, 3, 5, 7, 11):
+            while n % prime == 0:
+                n //= prime
+        assert n == 1
+
+
+def test_rows_of_a_speed_together_are_rows_alone():
+    """The way of a GPU, by torch's transforms, against scipy's clip by clip."""
+    waveform, _ = sounds([4000] * 6, n=5000)
+    speeds = np.array([1.0, 0.9, 1.1, 0.9, 1.1, 1.05])
+    together = augment_sound.play_together(waveform, speeds)
+    torch.testing.assert_close(
+        augment_sound.play_at(waveform, speeds), together, atol=1e-5, rtol=1e-4
+    )
+    assert torch.equal(together[0], waveform[0])
 
 
 def test_noise_of_a_shifted_short_clip_is_at_the_ratio_that_was_drawn():
