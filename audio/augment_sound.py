@@ -8,7 +8,6 @@ clip, and returns them varied. What is written past a clip's end is cut away by
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def play_at(waveform: Tensor, speeds: Array) -> Tensor:
     By the Fourier transform: what lies below both Nyquist frequencies is kept as it is, and nothing
     is added. (Read between the samples along straight lines, 3 kHz at a rate of 16 kHz comes with
     images of -24 dB, and a network learns that training clips have them and test clips do not.)
-    Speeds are met to 0.1 %.
+    Speeds are met to about 0.1 %.
     """
     width = waveform.shape[1]
     if waveform.device.type != "cpu":
@@ -111,9 +110,8 @@ def _transformed(fft: Any, waveform: Any, before: int, after: int) -> Any:
     return fft.irfft(fft.rfft(waveform, before)[..., :kept], after) * (after / before)
 
 
-@lru_cache(maxsize=4096)
 def fast_lengths(width: int, speed: float) -> tuple[int, int]:
-    """Return two lengths whose transforms are fast and whose ratio is the speed, to 0.1 %.
+    """Return two lengths whose transforms are fast and whose ratio is the speed, to about 0.1 %.
 
     The first is at least `width` and some silence more, so that the end does not ring into the
     beginning.

@@ -69,10 +69,13 @@ def evaluate_several(
 
 
 def quick_scores(
-    probabilities: NDArray[np.float32], memberships: NDArray[np.float32]
+    probabilities: NDArray[np.float32],
+    memberships: NDArray[np.float32],
+    thresholds: Sequence[float] | float = HALF,
 ) -> dict[str, float]:
-    """Return accuracy, macro-F1 and mean average precision at one half, without intervals."""
-    true, heard = memberships > 0, probabilities >= HALF
+    """Return accuracy, macro-F1 and mean average precision, without intervals; thresholds: from
+    which probability on a label, or each, counts as heard."""
+    true, heard = memberships > 0, probabilities >= np.asarray(thresholds)
     one = np.ones((1, len(true)))
     precision = [one_class(p, t, one)[0][0] for p, t in zip(probabilities.T, true.T, strict=True)]
     return {

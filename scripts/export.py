@@ -161,7 +161,6 @@ def _measure(
     import numpy as np
 
     from audio.waveform import ClipError, read_clip
-    from scripts.scored_fit import scores_of_clips
 
     targets: list[list[bool]] = []
     rows: dict[str, list[Any]] = {name: [] for name in ("torch", *exported)}
@@ -189,20 +188,12 @@ def _measure(
     chances = {name: np.concatenate(parts) for name, parts in rows.items()}
     said = {name: _said(model, p) for name, p in chances.items()}
     truth = np.array(targets, np.float32)
-    scores = {
-        name: scores_of_clips(
-            p,
-            truth if model.is_multi_label else truth.argmax(1),
-            model.labels,
-            thresholds=model.thresholds,
-        )
-        for name, p in chances.items()
-    }
+    scores = {name: _scores(model, p, truth) for name, p in chances.items()}
     table = [["", "accuracy", "lost", "macro-F1", "same label", "largest difference"]]
     told: dict[str, Any] = {"clips": len(targets)}
     for name, p in chances.items():
-        accuracy, macro_f1 = (scores[name][score]["value"] for score in ("accuracy", "macro_f1"))
-        lost = scores["torch"]["accuracy"]["value"] - accuracy
+        accuracy, macro_f1 = scores[name]["accuracy"], scores[name]["macro_f1"]
+        lost = scores["torch"]["accuracy"] - accuracy
         same = float((said[name] == said["torch"]).all(1).mean())
         apart = float(np.abs(p - chances["torch"]).max())
         told[name + "_measured"] = {
@@ -214,6 +205,19 @@ def _measure(
     print(f"on {len(targets)} clips:")
     print("\n".join(aligned(table)))
     return told
+
+
+def _scores(
+    model: SpectrogramClassifier, probabilities: NDArray[np.float32], truth: NDArray[np.float32]
+) -> dict[str, float]:
+    """Return accuracy and macro-F1; truth: 1 for each label of each clip, (n, n_labels)."""
+    from audio.metrics import confusion_matrix, scores_of
+    from audio.multi_label import quick_scores
+
+    if model.is_multi_label:
+        return quick_scores(probabilities, truth, model.thresholds)
+    confusion = confusion_matrix(truth.argmax(1), probabilities.argmax(1), len(model.labels))
+    return {name: float(value) for name, value in scores_of(confusion).items()}
 
 
 def _said(model: SpectrogramClassifier, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
