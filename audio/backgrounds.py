@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audio.clips import list_sounds
 from audio.decoding import ClipError, sound_blocks
 from audio.settings import SettingsError
+from audio.sound_files import list_sounds
 from audio.waveform import Waveform, resampled_blocks
 
 MOST_BYTES = 256 * 2**20  # of all recordings: 70 minutes at 16 kHz

@@ -9,7 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,6 @@ from audio.files import file_state, write_atomically
 from audio.settings import UserError
 
 SPLITS = ("train", "validation", "test")
-
-#: File name endings taken for sound when a folder is listed.
-SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .voc "
-    ".m4a .aac .mp4 .3gp .3g2 .amr .webm .wma .mka .mkv .mov".split()
-)
 
 _VALIDATION_PERCENT = 20.0
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
@@ -68,10 +62,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The clips of a corpus, and the folder that their names are shown relative to."""
+    """The clips of a corpus, and the folder that their names are shown relative to.
+
+    notes: what whoever made it should tell its user, a line each.
+    """
 
     clips: tuple[Clip, ...]
     root: Path
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -142,17 +140,6 @@ class Manifest:
                 f"|{clip.fold}|{clip.split}|{state}\n".encode()
             )
         return digest.hexdigest()[:12]
-
-
-def list_sounds(folder: Path) -> list[Path]:
-    """Return the sound files in a folder and below it by their endings, sorted; none hidden."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 def _number(text: str | None, column: str, where: str) -> float | None:

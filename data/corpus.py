@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.clips import SPLITS, Clip, Manifest, ManifestError, read_csv
-from audio.clips import list_sounds as list_sounds
+from audio.sound_files import FolderFiles, sort_files
 from data.audiofolder import SPLIT_NAMES, holds_audiofolder, read_audiofolder
 from data.published import PUBLISHED, open_published, published_name
 
@@ -77,19 +77,22 @@ def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifes
     return _read_by_folder(source)
 
 
-def _sounds_or_error(folder: Path) -> list[Path]:
-    paths = list_sounds(folder)
-    if not paths:
+def _sounds_or_error(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the sounds in a folder, and what to tell its user."""
+    files: FolderFiles = sort_files(folder)
+    note = files.note()
+    if not files.sounds:
         raise ManifestError(
             f"{folder}: no sound files in it or below it (looked for *.wav, *.flac, *.ogg, *.mp3 "
-            "and others)."
+            f"and others{'' if note is None else '; ' + note.rstrip('.')})."
         )
-    return paths
+    return files.sounds, () if note is None else (f"{folder}: {note}",)
 
 
 def _read_by_folder(root: Path) -> Manifest:
     clips: list[Clip] = []
-    for path in _sounds_or_error(root):
+    paths, notes = _sounds_or_error(root)
+    for path in paths:
         folders = path.relative_to(root).parts[:-1]
         split = SPLIT_NAMES.get(folders[0].lower()) if len(folders) > 1 else None
         if not folders:
@@ -102,7 +105,7 @@ def _read_by_folder(root: Path) -> Manifest:
     splits = {clip.split for clip in clips}
     if None in splits and len(splits) > 1:  # a class that happens to be called "test"
         clips = [Clip(clip.path, clip.path.relative_to(root).parts[0]) for clip in clips]
-    return Manifest(tuple(clips), root)
+    return Manifest(tuple(clips), root, notes)
 
 
 def _read_by_pattern(root: Path, pattern: str) -> Manifest:
@@ -125,7 +128,8 @@ def _read_by_pattern(root: Path, pattern: str) -> Manifest:
         )
     )
     clips: list[Clip] = []
-    for path in _sounds_or_error(root):
+    paths, notes = _sounds_or_error(root)
+    for path in paths:
         below = path.relative_to(root).with_suffix("").as_posix()
         match = regex.fullmatch(below if "/" in pattern else path.stem)
         if match is None:
@@ -146,4 +150,4 @@ def _read_by_pattern(root: Path, pattern: str) -> Manifest:
                 path, found["label"], group=found.get("group"), fold=found.get("fold"), split=split
             )
         )
-    return Manifest(tuple(clips), root)
+    return Manifest(tuple(clips), root, notes)

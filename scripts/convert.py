@@ -21,9 +21,10 @@ from audio.settings import (
     SpectrogramSettings,
     UserError,
 )
-from data.corpus import CorpusSettings, open_corpus
+from data.corpus import CorpusSettings
 from scripts.command import DONE, FAILED, PARTLY, parse, print_result, progress, run, say
 from scripts.command import say_failures as say_failed_clips
+from scripts.corpus_in import read_corpus
 from scripts.run_folder import RunFolder, open_run
 
 _SHEET_PER_CLASS = 3
@@ -96,7 +97,7 @@ def convert(command: Convert, argv: Sequence[str]) -> int:
 
     keep_freed_memory()
     _check_outputs(command)
-    manifest = open_corpus(command.clips, command.corpus)
+    manifest = read_corpus(command.clips, command.corpus)
     if command.unsplit:
         clips = tuple(replace(clip, split="train") for clip in manifest.clips)
         manifest = replace(manifest, clips=clips)

@@ -19,8 +19,8 @@ from audio.folds import (
     over_folds,
 )
 from audio.settings import Settings, SettingsError
-from data.corpus import open_corpus
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
+from scripts.corpus_in import read_corpus
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity, schedule_text
 from scripts.scored_fit import save_scored, scores_of_clips, settle_and_hear
@@ -123,7 +123,7 @@ def _turns(command: Finetune, *, is_pictures: bool) -> tuple[Manifest, dict[str,
                 f"{option} {' '.join(value)}: under --folds every fold is the test "
                 "once; leave one of the two out."
             )
-    manifest = open_corpus(command.clips, command.corpus)
+    manifest = read_corpus(command.clips, command.corpus)
     manifest = replace(manifest, clips=tuple(replace(c, split=None) for c in manifest.clips))
     if command.draw_folds:
         manifest = draw_folds(manifest, command.draw_folds, seed=split.split_seed)

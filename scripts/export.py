@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.settings import UserError
-from data.corpus import CorpusSettings, open_corpus
+from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, run, say, say_failures
+from scripts.corpus_in import read_corpus
 from scripts.tables import aligned
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _clips(command: Export, model: SpectrogramClassifier) -> tuple[Clip, ...]:
         UserError: none, or of classes that the model does not know.
     """
     assert command.clips is not None
-    manifest = open_corpus(command.clips, command.corpus)
+    manifest = read_corpus(command.clips, command.corpus)
     if manifest.is_multi_label and not model.is_multi_label:
         raise UserError(
             f"{command.clips}: some of its clips have several labels or none, and the model gives "

@@ -18,8 +18,9 @@ from audio.settings import (
     SpectrogramSettings,
     TrainingSettings,
 )
-from data.corpus import CorpusSettings, open_corpus
+from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
+from scripts.corpus_in import read_corpus
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity
 from scripts.scored_fit import print_scores, save_scored, settle_and_hear, summary
@@ -127,7 +128,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     scheduled = schedule_identity(command.scheduling)
     read = reader_of(command.clips)
     if read is None:
-        manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
+        manifest = assign_splits(read_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
         if read is not None:
             clips, made = read(command.clips, allow_leakage=command.split.allow_leakage)
@@ -202,7 +203,7 @@ def _fit_along(command: Finetune, team: Team) -> int:
             clips, _ = read(command.clips, allow_leakage=command.split.allow_leakage)
         else:
             clips = decode_sounds(
-                assign_splits(open_corpus(command.clips, command.corpus), command.split),
+                assign_splits(read_corpus(command.clips, command.corpus), command.split),
                 sample_rate_hz=settings.spectrogram.sample_rate_hz,
                 folder=work / "waveforms",
                 workers=1,

@@ -18,8 +18,9 @@ from audio.settings import (
     SpectrogramSettings,
     TrainingSettings,
 )
-from data.corpus import CorpusSettings, open_corpus
+from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, run, say
+from scripts.corpus_in import read_corpus
 from scripts.finetune import with_base
 from scripts.run_folder import RunFolder, open_run
 from scripts.spaces import space_for
@@ -83,7 +84,7 @@ def landscape(command: Landscape, argv: Sequence[str]) -> int:
     """Measure, write the table; returns an exit code."""
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, _ = space_for(command.space, settings)
-    manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
+    manifest = assign_splits(read_corpus(command.clips, command.corpus), command.split)
     wanted = {
         "train": command.train_clips,
         "validation": command.validation_clips,

@@ -146,15 +146,18 @@ def _check(command: Predict, paths: Sequence[Path]) -> None:
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:
-    from data.corpus import list_sounds
+    from audio.sound_files import sort_files
 
     paths: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = list_sounds(path)
-            if not found:
-                raise UserError(f"{path}: no sound files in it or below it.")
-            paths += found
+            found = sort_files(path)
+            note = found.note()
+            if not found.sounds:
+                raise UserError(f"{path}: no sound files in it or below it. {note or ''}".rstrip())
+            if note is not None:
+                say(f"note: {path}: {note.replace('list them in a CSV', 'name them')}")
+            paths += found.sounds
         else:
             paths.append(path)  # one that is missing is told as a file that cannot be used
     if not paths:

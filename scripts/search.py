@@ -24,9 +24,10 @@ from audio.settings import (
     TrainingSettings,
     fingerprint,
 )
-from data.corpus import CorpusSettings, open_corpus
+from data.corpus import CorpusSettings
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
+from scripts.corpus_in import read_corpus
 from scripts.finetune import with_base
 from scripts.rotation import rotations
 from scripts.run_folder import RunFolder, open_run
@@ -129,7 +130,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
         raise SettingsError(
             f"{command.clips}: pictures, whose preprocessing is settled; search needs the clips."
         )
-    manifest = assign_splits(open_corpus(command.clips, command.corpus), command.split)
+    manifest = assign_splits(read_corpus(command.clips, command.corpus), command.split)
     with open_run(command.out, overwrite=command.overwrite) as folder:
         identity = {
             "settings": settings.to_json(),

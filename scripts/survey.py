@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from audio.settings import UserError
-from data.corpus import CorpusSettings, open_corpus
+from data.corpus import CorpusSettings
 from data.published import PUBLISHED, published_name
 from scripts.command import DONE, FAILED, PARTLY, parse, print_result, progress, run, say
 from scripts.command import say_failures as say_failed_clips
+from scripts.corpus_in import read_corpus
 from scripts.tables import survey_text
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def data(command: Data) -> int:
     name = published_name(str(command.clips))
     if command.download:
         _download(command, name)
-    manifest = open_corpus(command.clips, command.corpus)
+    manifest = read_corpus(command.clips, command.corpus)
     out = command.out or Path(f"{_stem(command, name)}.csv")
     details = out.with_name(f"{out.stem}.clips.csv")
     if out.suffix.lower() != ".csv":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from audio.clips import Clip, ManifestError
-from data.corpus import CorpusSettings, list_sounds, open_corpus
+from audio.sound_files import list_sounds
+from data.corpus import CorpusSettings, open_corpus
 
 
 def touch(root, *names):
@@ -55,6 +56,28 @@ def test_hidden_files_and_other_kinds_are_no_sounds(tmp_path):
     touch(tmp_path, "x/b.wav", "x/a.mp3", "x/._a.wav", ".cache/c.wav", "x/readme.md", "x/wav")
     (tmp_path / "x" / "folder.wav").mkdir()
     assert list_sounds(tmp_path) == [tmp_path / "x" / "a.mp3", tmp_path / "x" / "b.wav"]
+
+
+def test_files_of_other_kinds_are_told_of_unless_they_are_what_stands_beside_sounds(tmp_path):
+    touch(tmp_path, "x/a.gsm", "x/b.WAV", "x/c.g729", "x/d.g729", "x/sound", "x/notes.txt")
+    manifest = open_corpus(tmp_path)
+    assert [clip.path.name for clip in manifest.clips] == ["a.gsm", "b.WAV"]
+    (note,) = manifest.notes
+    assert "3 files are not taken for sound (2 that end in '.g729', 1 without an ending)" in note
+    assert "CSV" in note
+    assert open_corpus(tmp_path, CorpusSettings(pattern="{label}")).notes == (note,)
+
+
+def test_where_no_file_is_taken_for_sound_the_error_says_which_are_there(tmp_path):
+    touch(tmp_path, "x/c.g729", "x/notes.txt")
+    with pytest.raises(ManifestError, match=r"no sound files.*1 that end in '.g729'"):
+        open_corpus(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_a_clip_that_cannot_be_used(tmp_path):
+    touch(tmp_path, "x/a.wav")
+    (tmp_path / "x" / "b.wav").symlink_to(tmp_path / "gone.wav")
+    assert [clip.path.name for clip in open_corpus(tmp_path).clips] == ["a.wav", "b.wav"]
 
 
 def test_a_pattern_reads_the_file_names(tmp_path):
