@@ -11,15 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from audio.clips import (
-    Manifest,
-    ManifestError,
-    SplitSettings,
-    check_splits,
-    draw_side,
-    natural_order,
-    train_every_class,
-)
+from audio.clips import Manifest, ManifestError
+from audio.splits import SplitSettings, check_splits, draw_side, natural_order, train_every_class
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
 SCORES_OF_SEVERAL = ("accuracy", "macro_f1", "micro_f1", "mean_average_precision")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.clips import Clip, Manifest, ManifestError, leaked_groups
+from audio.clips import Clip, Manifest, ManifestError
+from audio.splits import leaked_groups
 
 _MOST_RECORDED = 20  # pairs named in a record; all are counted
 

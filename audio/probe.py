@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.clips import ManifestError, draw_side, train_every_class
+from audio.clips import ManifestError
 from audio.settings import SettingsError
+from audio.splits import draw_side, train_every_class
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from audio.arms import AGENTS, ScheduleSettings, arms_of, presets
-from audio.clips import Manifest, SplitSettings, assign_splits
+from audio.clips import Manifest
 from audio.progress_reward import SMOOTHING
 from audio.settings import Settings
+from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings, open_corpus
 
 FIRST_SEED = 500

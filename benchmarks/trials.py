@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from audio.clips import Manifest, SplitSettings, assign_splits
+from audio.clips import Manifest
 from audio.settings import Settings
+from audio.splits import SplitSettings, assign_splits
 from benchmarks.timing import shared_data
 from data.corpus import CorpusSettings, open_corpus
 from scripts.objective import TrainingObjective, settings_of

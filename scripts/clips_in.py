@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from audio.clips import SPLITS, Clip, Manifest, ManifestError, check_splits, labels_of_cells
+from audio.clips import SPLITS, Clip, Manifest, ManifestError, labels_of_cells
 from audio.examples import Examples, PictureExamples, ShardExamples, SoundExamples
 from audio.images import is_images_folder, read_images_folder, read_picture
 from audio.leakage import check_leakage, content_digest
 from audio.settings import SettingsError, SpectrogramSettings
 from audio.shards import is_shards_folder, open_shards
+from audio.splits import check_splits
 from audio.waveform import WaveformStore, open_store
 from scripts.command import progress, say, say_failures
 

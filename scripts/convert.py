@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from audio.clips import Manifest, SplitSettings, assign_splits, cells_of_labels
+from audio.clips import Manifest, cells_of_labels
 from audio.settings import (
     AST_PRESET,
     WHISPER_PRESET,
@@ -21,6 +21,7 @@ from audio.settings import (
     SpectrogramSettings,
     UserError,
 )
+from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from scripts.command import DONE, FAILED, PARTLY, parse, print_result, progress, run, say
 from scripts.command import say_failures as say_failed_clips

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.arms import ScheduleSettings
-from audio.clips import SplitSettings, assign_splits
 from audio.settings import (
     AugmentationSettings,
     Settings,
     SpectrogramSettings,
     TrainingSettings,
 )
+from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.corpus_in import read_corpus

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from audio.clips import Manifest, SplitSettings, assign_splits
+from audio.clips import Manifest
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -18,6 +18,7 @@ from audio.settings import (
     SpectrogramSettings,
     TrainingSettings,
 )
+from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, run, say
 from scripts.corpus_in import read_corpus

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from audio.clips import SplitSettings, assign_splits
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -24,6 +23,7 @@ from audio.settings import (
     TrainingSettings,
     fingerprint,
 )
+from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say

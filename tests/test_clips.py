@@ -11,17 +11,8 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from audio.clips import (
-    SPLITS,
-    Clip,
-    Manifest,
-    ManifestError,
-    SplitSettings,
-    assign_splits,
-    check_splits,
-    read_csv,
-    write_csv,
-)
+from audio.clips import SPLITS, Clip, Manifest, ManifestError, read_csv, write_csv
+from audio.splits import SplitSettings, assign_splits, check_splits
 
 
 def manifest_of(n_groups=10, per_group=4, labels="ab", **more):

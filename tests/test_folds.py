@@ -15,8 +15,9 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from audio.clips import Clip, Manifest, ManifestError, SplitSettings
+from audio.clips import Clip, Manifest, ManifestError
 from audio.folds import assign_fold, draw_folds, fold_scores, official_folds
+from audio.splits import SplitSettings
 from scripts import cli
 from tests import layouts
 from tests.test_kill import kill_when, without_times

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio.clips import Clip, Manifest, ManifestError, SplitSettings, assign_splits
+from audio.clips import Clip, Manifest, ManifestError
 from audio.leakage import check_leakage, content_digest, same_content
+from audio.splits import SplitSettings, assign_splits
 from scripts import cli
 from tests import layouts
 

@@ -18,15 +18,7 @@ from sklearn import metrics as sk
 
 from audio.balance import make_balance
 from audio.classifier import SpectrogramClassifier
-from audio.clips import (
-    Clip,
-    Manifest,
-    ManifestError,
-    SplitSettings,
-    assign_splits,
-    read_csv,
-    write_csv,
-)
+from audio.clips import Clip, Manifest, ManifestError, read_csv, write_csv
 from audio.examples import SoundExamples
 from audio.multi_label import (
     evaluate_several,
@@ -36,6 +28,7 @@ from audio.multi_label import (
 )
 from audio.ranking import one_class
 from audio.settings import AugmentationSettings
+from audio.splits import SplitSettings, assign_splits
 from audio.train import _loss, _varied, fine_tune, score
 from scripts import cli
 from scripts.clips_in import reader_of

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from audio.clips import ManifestError, SplitSettings, assign_splits
+from audio.clips import ManifestError
 from audio.settings import Settings
+from audio.splits import SplitSettings, assign_splits
 from audio.waveform import open_store
 from data.corpus import CorpusSettings, open_corpus
 from data.synthetic import SyntheticSettings, write_corpus

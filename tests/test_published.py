@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from audio.clips import ManifestError, SplitSettings, assign_splits
+from audio.clips import ManifestError
 from audio.folds import assign_fold, official_folds
+from audio.splits import SplitSettings, assign_splits
 from data import published
 from data.corpus import CorpusSettings, open_corpus
 from data.digits import AUDIOMNIST_FOLDS

@@ -10,7 +10,8 @@ import numpy as np
 import optuna
 import pytest
 
-from audio.clips import Clip, Manifest, ManifestError, check_splits
+from audio.clips import Clip, Manifest, ManifestError
+from audio.splits import check_splits
 from rl.claims import TURNS, final_seeds, trial_seed
 from rl.fidelity import Forecast, Halving, block_effects
 from scripts.rotation import rotations

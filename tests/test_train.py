@@ -372,7 +372,7 @@ def test_a_checkpoint_is_fine_tuned_and_resumed(checkpoints, kind, tmp_path):
 @pytest.mark.slow
 def test_spoken_digits_are_learnt_from_speakers_apart(shared):
     """FSDD, two speakers held out; anchors.md: 76 % with 0.39 M parameters in 6 epochs."""
-    from audio.clips import SplitSettings, assign_splits
+    from audio.splits import SplitSettings, assign_splits
     from audio.waveform import read_clip
     from data.corpus import CorpusSettings, open_corpus
 
