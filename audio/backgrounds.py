@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audio.decoding import ClipError, sound_blocks
+from audio.decoding import sound_blocks
 from audio.settings import SettingsError
+from audio.sound import ClipError
 from audio.sound_files import list_sounds
 from audio.waveform import Waveform, resampled_blocks
 

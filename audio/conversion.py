@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
 from audio.crew import by_processes, by_threads, can_fork, cores
-from audio.decoding import ClipError, Waveform, read_duration_s, read_sound, sound_blocks
+from audio.decoding import read_duration_s, read_sound, sound_blocks
 from audio.files import write_atomically
 from audio.images import Orientation, colour_table, encode_pictures
 from audio.mel_numpy import NumpyLogMel
 from audio.settings import CutSettings, SpectrogramSettings
+from audio.sound import ClipError, Waveform
 from audio.waveform import Resampler, fit_length, resampled_blocks, trim_silence
 
 Levels = NDArray[np.float32]

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.decoding import ClipError
 from audio.prediction_settings import RawSettings
+from audio.sound import ClipError
 from audio.windows import Waveform
 
 #: NumPy's type of each format, and what a sample is divided by to be in [-1, 1].

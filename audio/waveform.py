@@ -18,17 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
-from audio.decoding import (
-    ClipError,
-    Sound,
-    Waveform,
-    decode,
-    read_duration_s,
-    read_sound,
-    sound_blocks,
-)
+from audio.decoding import decode, read_duration_s, read_sound, sound_blocks
 from audio.files import file_state
 from audio.settings import fingerprint
+from audio.sound import ClipError, Sound, Waveform
 from audio.windows import fit_length, window_starts
 
 __all__ = [

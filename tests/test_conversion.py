@@ -352,7 +352,7 @@ def test_an_error_of_the_sink_ends_the_conversion_and_is_raised(clips, workers):
 
 
 def test_a_piece_past_the_end_of_a_stream_is_refused(tmp_path):
-    from audio.decoding import ClipError
+    from audio.sound import ClipError
 
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(8000), 8000)

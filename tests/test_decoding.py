@@ -12,8 +12,9 @@ import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from audio.decoding import ClipError, decode, read_duration_s, read_sound, sound_blocks
+from audio.decoding import decode, read_duration_s, read_sound, sound_blocks
 from audio.riff import parse_plain_wav, read_plain_wav
+from audio.sound import ClipError
 
 RATE = 8000
 

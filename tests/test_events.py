@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audio.decoding import ClipError
 from audio.events import EventMerger, merge_events
 from audio.prediction_settings import EventSettings, RawSettings
 from audio.raw_pcm import raw_blocks, samples_of
 from audio.settings import SettingsError
+from audio.sound import ClipError
 from audio.waveform import block_windows
 
 
