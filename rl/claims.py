@@ -24,8 +24,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from rl.budget import SearchSettings
 from rl.fidelity import BEGAN, KILLED, lasted_s, make_pruner
+from rl.knob_sampler import Earlier, KnobSampler
 from rl.objective import Objective
-from rl.samplers import Earlier, KnobSampler, Reader, make_sampler, setting_under_way, trial_index
+from rl.samplers import make_sampler
 from rl.space import SearchSpace, Setting
 from rl.studies import (
     DIED,
@@ -37,6 +38,7 @@ from rl.studies import (
     spent_s,
     training_s,
 )
+from rl.trial_settings import Reader, setting_under_way, trial_index
 
 MAX_FIRST_FAILURES = 5
 """So many failures before any success say that something else than the settings is wrong."""

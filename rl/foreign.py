@@ -21,8 +21,8 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from rl.samplers import knob_of
 from rl.space import Knob, SearchSpace, Value
+from rl.trial_settings import knob_of
 
 N_BINS = 5
 """Bins that a continuous parameter is cut into."""

@@ -24,11 +24,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rl.fidelity import KILLED, Forecast
 from rl.foreign import space_of
-from rl.samplers import setting_under_way, trial_index
 from rl.space import SearchSpace, Setting, Value
 from rl.storage import open_storage as open_address
 from rl.storage import without_password
 from rl.studies import live_trials, quiet
+from rl.trial_settings import setting_under_way, trial_index
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 STATES: Mapping[TrialState, State] = {

@@ -39,14 +39,9 @@ from rl.finals import (
     rounds,
     shortlist,
 )
+from rl.knob_sampler import Earlier, KnobSampler
 from rl.objective import Objective, Stop, Stopped, TrialResult
-from rl.samplers import (
-    DynaQSampler,
-    Earlier,
-    KnobSampler,
-    RandomSettingsSampler,
-    trial_index,
-)
+from rl.samplers import DynaQSampler, RandomSettingsSampler
 from rl.space import SearchSpace, Setting, Value
 from rl.storage import SearchError, open_storage
 from rl.studies import (
@@ -61,6 +56,7 @@ from rl.studies import (
     quiet,
     spent_s,
 )
+from rl.trial_settings import trial_index
 from rl.tuners import Agent, Beliefs
 from rl.workers import Here, Pool, SearchInterrupted, Workers, plain
 

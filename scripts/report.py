@@ -137,7 +137,8 @@ def _report_study(command: Report, where: str, page: Path) -> int:
 
 def _own_beliefs(study: Study, insight: Insight) -> dict[str, Any] | None:
     """Return what the search's agent thinks, where it keeps a table of its own."""
-    from rl.samplers import KnobSampler, make_sampler
+    from rl.knob_sampler import KnobSampler
+    from rl.samplers import make_sampler
     from scripts.study_page import OWN_TABLES
 
     if insight.study.agent not in OWN_TABLES or not insight.scored:
