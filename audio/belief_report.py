@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from audio.markup import DASH, el, finite, number, percent, text
 from audio.page import Section
 from audio.pieces import (
     ROWS_SHOWN,
@@ -20,19 +21,7 @@ from audio.pieces import (
     legend_of,
     table_of,
 )
-from audio.plots import (
-    DASH,
-    Cell,
-    IntervalRow,
-    el,
-    empty,
-    finite,
-    heat_map,
-    interval_chart,
-    number,
-    percent,
-    text,
-)
+from audio.plots import Cell, IntervalRow, empty, heat_map, interval_chart
 from audio.search_plots import share_chart
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from audio.markup import el, number, text
 from audio.page import Section
 from audio.pieces import figure, interval_words, legend_of, table_of
-from audio.plots import Scale, axes, el, label, line, number, polyline, svg, text
+from audio.svg import Scale, axes, label, line, polyline, svg
 
 Row = Mapping[str, Any]
 

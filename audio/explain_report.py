@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from audio.markup import el, percent, text
 from audio.page import Section
 from audio.pieces import legend_of
-from audio.plots import MAGMA, el, percent, text
+from audio.plots import MAGMA
 from audio.png import encode_png, filtered_rows
 
 if TYPE_CHECKING:

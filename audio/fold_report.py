@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from audio.markup import duration, el, finite, number, percent, text
 from audio.page import Section
-from audio.plots import IntervalRow, duration, el, finite, interval_chart, number, percent, text
+from audio.plots import IntervalRow, interval_chart
 
 Row = Mapping[str, Any]
 

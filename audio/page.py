@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.files import write_atomically
-from audio.plots import el, text
+from audio.markup import el, text
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from audio.plots import NBSP, el, empty, finite, number, plain, svg, text
+from audio.markup import NBSP, el, finite, number, plain, text
+from audio.plots import empty
+from audio.svg import svg
 
 Row = Mapping[str, Any]
 

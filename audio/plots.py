@@ -9,19 +9,23 @@ and written as an en dash.
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-DASH = "–"
-NBSP = "\N{NO-BREAK SPACE}"
+from audio.markup import (
+    el,
+    finite,
+    number,
+    shorten,
+    text,
+    width_of,
+)
+from audio.svg import Scale, apart, axes, label, line, polyline, svg, tick_text, ticks, widened
 
 #: Every 17th of the 256 colours of matplotlib's magma (CC0, van der Walt & Smith 2015).
 MAGMA = (
@@ -31,242 +35,6 @@ MAGMA = (
 
 TITLED = 300  # hover titles in one figure; the page of 5000 trials then stays under 1 MB
 WIDEST_PICTURE = 480  # pixels; twice what a picture spans on a desktop page
-
-
-# Markup
-
-
-def text(value: object) -> str:
-    """Return `value` as markup that shows it letter by letter.
-
-    Characters that no HTML or XML page may hold (controls, lone surrogates from
-    undecodable file names) become U+FFFD.
-
-    >>> text("<b>&")
-    '&lt;b&gt;&amp;'
-    """
-    raw = str(value)
-    bad = {"Cc", "Cs"}
-    if any(unicodedata.category(c) in bad or c in "\ufffe\uffff" for c in raw):
-        raw = "".join(
-            "\ufffd" if (unicodedata.category(c) in bad and c not in "\t\n") or c in "\ufffe\uffff"
-            else c
-            for c in raw
-        )  # fmt: skip
-    return html.escape(raw)
-
-
-def el(name: str, *children: str, **attributes: object) -> str:
-    """Return one element; children are markup, attribute values are escaped here.
-
-    An attribute that is None is left out; `class_` is written `class`, `x_y` is `x-y`.
-
-    >>> el("td", text("a < b"), class_="n")
-    '<td class="n">a &lt; b</td>'
-    """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-") if key != "viewBox" else key}="{_attribute(value)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    if name == "img":
-        return f"<img{written} />"
-    return f"<{name}{written}>{''.join(children)}</{name}>"
-
-
-def _attribute(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else text(value)
-
-
-def finite(value: object) -> float | None:
-    """Return `value` as a float, or None where it is missing, NaN, infinite or no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def number(value: object, digits: int = 3) -> str:
-    """Return a number to `digits` decimals, whole numbers as they are, gaps as an en dash.
-
-    >>> number(0.91254), number(12), number(float("nan")), number(-0.5, 1)
-    ('0.913', '12', '–', '−0.5')
-    """
-    known = finite(value)
-    if known is None:
-        return DASH
-    written = f"{known:.0f}" if isinstance(value, int | np.integer) else f"{known:.{digits}f}"
-    return written.replace("-", "−")
-
-
-def percent(value: object) -> str:
-    """Return a share as a percentage to one decimal.
-
-    >>> percent(0.9125), percent(None)
-    ('91.2\\xa0%', '–')
-    """
-    known = finite(value)
-    return DASH if known is None else number(100 * known, 1) + NBSP + "%"
-
-
-def plain(value: object) -> str:
-    """Return any JSON value as a person would type it: a setting, a version, a list."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={plain(inner)}" for key, inner in value.items()) or DASH
-    if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or DASH
-    return str(value)
-
-
-def duration(seconds: object) -> str:
-    """Return a length of time in its two largest units.
-
-    >>> duration(41.2), duration(3725)
-    ('41 s', '1 h 2 min')
-    """
-    known = finite(seconds)
-    if known is None:
-        return DASH
-    if known < 10:
-        return f"{known:.1f} s"
-    if known < 60:
-        return f"{known:.0f} s"
-    minutes = round(known / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def shorten(label: object, columns: int) -> str:
-    """Return `label` cut to `columns` letters with an ellipsis; wide letters count twice."""
-    whole, kept = str(label), ""
-    if width_of(whole) <= columns:
-        return whole
-    for letter in whole:
-        if width_of(kept + letter) > columns - 1:
-            break
-        kept += letter
-    return kept + "…"
-
-
-def width_of(label: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label)
-
-
-# Scales
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A linear map from data in [low, high] to pixels from start to end."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Return the pixel of `value`."""
-        if self.high == self.low:
-            return (self.start + self.end) / 2
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-
-def ticks(low: float, high: float, at_most: int = 6) -> list[float]:
-    """Return round numbers in [low, high], 1, 2 or 5 times a power of ten apart.
-
-    >>> ticks(0.0, 1.0)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
-    if not high > low:
-        return [low]
-    rough = (high - low) / max(1, at_most - 1)
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
-
-
-def widened(values: Sequence[float], least: float = 1e-6) -> tuple[float, float]:
-    """Return the range of the values, widened by 6 % on either side."""
-    if not values:
-        return 0.0, 1.0
-    low, high = min(values), max(values)
-    room = max(0.06 * (high - low), 0.02 * abs(high) if high == low else 0.0, least)
-    return low - room, high + room
-
-
-def tick_text(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
-
-
-# Pieces
-
-
-def label(x: float, y: float, content: object, kind: str = "soft", **attributes: object) -> str:
-    """Return a piece of SVG text; `content` is data, not markup."""
-    return el("text", text(content), x=x, y=y, class_=kind, **attributes)
-
-
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    """Return a straight SVG line of style `kind`."""
-    return el("path", d=f"M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}", class_=kind)
-
-
-def svg(width: float, height: float, *children: str, alt: str, kind: str | None = None) -> str:
-    """Return the figure; it shrinks with the page to 68 % or 280 pixels and is then scrolled."""
-    return el(
-        "svg",
-        *children,
-        viewBox=f"0 0 {width:g} {height:g}",
-        role="img",
-        aria_label=alt,
-        class_=kind or ("wide" if width > 450 else "chart"),
-        style=f"max-width:{width:g}px;min-width:{min(width, max(280, 0.68 * width)):g}px",
-    )
-
-
-def axes(x: Scale, y: Scale, x_label: str, y_label: str, base: float | None = None) -> list[str]:
-    """Return grid, tick and axis labels; x is counted in whole numbers, and drawn at `base`."""
-    base = y.start if base is None else base
-    parts = []
-    for tick in ticks(y.low, y.high, 6):
-        parts.append(line(x.start, y(tick), x.end, y(tick), "grid"))
-        parts.append(label(x.start - 8, y(tick) + 4, tick_text(tick), "soft end"))
-    for tick in ticks(x.low, x.high, 7):
-        if tick == int(tick):
-            parts.append(label(x(tick), base + 18, tick_text(tick), "soft mid"))
-    parts.append(line(x.start, base, x.end, base, "axis"))
-    parts.append(label(x.end, base + 36, x_label, "soft end"))
-    parts.append(label(max(0.0, x.start - 40), y.end - 10, y_label, "soft"))
-    return parts
-
-
-def polyline(points: Sequence[tuple[float, float | None]]) -> str:
-    """Return the path through the points, lifted at the gaps."""
-    path, down = "", False
-    for x, y in points:
-        if y is None:
-            down = False
-            continue
-        path += f"{'L' if down else 'M'}{x:.1f} {y:.1f}"
-        down = True
-    return path
-
-
-def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Return the label positions moved apart until neighbours are `gap` from each other."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    placed = list(wanted)
-    for before, after in pairwise(order):
-        placed[after] = max(placed[after], placed[before] + gap)
-    excess = [max(0.0, placed[i] - wanted[i]) for i in order]
-    shift = max(excess, default=0.0) / 2
-    return [position - shift for position in placed]
 
 
 # Figures

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy.typing as npt
 
+from audio.markup import DASH, duration, el, finite, number, percent, plain, text
 from audio.page import Section
 from audio.pieces import (
     ROWS_AT_MOST,
@@ -32,21 +33,7 @@ from audio.pieces import (
     table_of,
     whisker,
 )
-from audio.plots import (
-    DASH,
-    Cell,
-    duration,
-    el,
-    empty,
-    finite,
-    heat_map,
-    line_chart,
-    number,
-    percent,
-    picture_uri,
-    plain,
-    text,
-)
+from audio.plots import Cell, empty, heat_map, line_chart, picture_uri
 
 
 def headline(headline_text: str, detail: str = "") -> Section:

@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from audio.markup import el, finite, number, percent, shorten, text, width_of
 from audio.page import Section
 from audio.pieces import bar_cell, figure, fold_away, how_many, legend_of, table_of
-from audio.plots import (
-    Scale,
-    el,
-    empty,
-    finite,
-    label,
-    line_chart,
-    number,
-    percent,
-    shorten,
-    svg,
-    text,
-    tick_text,
-    ticks,
-    width_of,
-)
+from audio.plots import empty, line_chart
+from audio.svg import Scale, label, svg, tick_text, ticks
 
 Row = Mapping[str, Any]
 

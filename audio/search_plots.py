@@ -6,26 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audio.plots import (
-    TITLED,
-    Scale,
-    apart,
-    axes,
-    duration,
-    el,
-    empty,
-    finite,
-    label,
-    line,
-    number,
-    percent,
-    plain,
-    polyline,
-    shorten,
-    svg,
-    text,
-    widened,
-)
+from audio.markup import duration, el, finite, number, percent, plain, shorten, text
+from audio.plots import TITLED, empty
+from audio.svg import Scale, apart, axes, label, line, polyline, svg, widened
 
 Row = Mapping[str, Any]
 

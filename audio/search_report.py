@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from audio.markup import DASH, duration, el, finite, number, plain, text
 from audio.page import Section
 from audio.pieces import (
     Row,
@@ -18,18 +19,7 @@ from audio.pieces import (
     legend_of,
     table_of,
 )
-from audio.plots import (
-    DASH,
-    IntervalRow,
-    duration,
-    el,
-    empty,
-    finite,
-    interval_chart,
-    number,
-    plain,
-    text,
-)
+from audio.plots import IntervalRow, empty, interval_chart
 from audio.search_plots import best_so_far, curves_chart, trial_chart
 
 

@@ -73,9 +73,9 @@ def explain_clip(command: Explain) -> int:
     from audio.explain import explain
     from audio.explain_report import explained_section, pictures_of, where
     from audio.files import write_atomically
+    from audio.markup import percent
     from audio.mel import mel_centres_hz
     from audio.page import write_report
-    from audio.plots import percent
     from audio.report import headline
     from audio.waveform import read_clip
 

@@ -9,8 +9,8 @@ from audio import fold_report, report, schedule_report
 from audio.calibration_report import reliability_section
 from audio.explain_report import explained_section
 from audio.images import read_picture
+from audio.markup import percent
 from audio.page import Section, write_report
-from audio.plots import percent
 from audio.settings import Settings
 
 _LEAKY = (

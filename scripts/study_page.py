@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audio import belief_report, report, search_report
+from audio.markup import percent
 from audio.page import Section, write_report
-from audio.plots import percent
 from scripts.pages import closing_sections, model_sections
 from scripts.study_rows import (
     belief_rows,

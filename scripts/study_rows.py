@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from audio.plots import duration
+from audio.markup import duration
 
 if TYPE_CHECKING:
     from rl.insight import Insight

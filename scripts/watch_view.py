@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from audio.plots import duration
+from audio.markup import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from audio import belief_report as beliefs_on
-from audio import plots, report, search_plots
+from audio import markup, plots, report, search_plots
 from audio import search_report as searched
 from audio.page import page as whole_page
 from audio.page import write_report
@@ -181,7 +181,7 @@ def test_every_number_given_appears() -> None:
 
 @pytest.mark.parametrize("x", [NAN, None, math.inf])
 def test_a_missing_number_is_an_en_dash(x: Any) -> None:
-    assert plots.number(x) == plots.percent(x) == plots.duration(x) == "–"
+    assert markup.number(x) == markup.percent(x) == markup.duration(x) == "–"
     sections = [
         report.metrics_table({"split": "test", "n": x, "macro_f1": {"value": x, "low": x},
                               "accuracy": {"value": x, "low": x, "high": x},
