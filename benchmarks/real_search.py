@@ -1,9 +1,10 @@
 """Real searches, an agent beside random search at equal wall clock, and what they recommend.
 
-`python -m benchmarks.real_search CLIPS --out DIR [--minutes 30] [--repeats 3] [--agents dyna-q-ucb
-random] [--seeds 5] -- SEARCH ARGUMENTS` runs `melbandit search` for every repeat and agent in turn,
-then trains the default and each recommendation on the same fresh seeds and scores the test clips.
-What is done is kept in DIR, so the same command goes on where it was stopped.
+`python -m benchmarks.real_search CLIPS --out DIR [--minutes 30] [--repeats 3] [--first 0] [--agents
+dyna-q-ucb random] [--seeds 5] -- SEARCH ARGUMENTS` runs `melbandit search` for every repeat and
+agent in turn, then trains the default and each recommendation on the same fresh seeds and scores
+the test clips. What is done is kept in DIR, so the same command goes on where it was stopped;
+`--first 1` does the repeats from the second on, where the first was done elsewhere.
 
 Scoring the test so often is for this table; no choice is made by it.
 """
@@ -68,12 +69,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--agents", nargs="+", default=["dyna-q-ucb", "random"])
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args(given.split())
     options.out.mkdir(parents=True, exist_ok=True)
     studies = {}
-    for repeat in range(options.repeats):
+    repeats = range(options.first, options.repeats)
+    for repeat in repeats:
         for agent in options.agents:
             out = options.out / f"{agent}-{repeat}"
             code = search([
@@ -96,7 +99,7 @@ def main() -> None:
             line += f"   minus default {100 * change:+.1f} +- {100 * width:.1f} points, {n} trials"
         print(line)
     for agent in options.agents:
-        mine = np.array([scores[f"{agent} {r}"] for r in range(options.repeats)])
+        mine = np.array([scores[f"{agent} {r}"] for r in repeats])
         change, width = interval((mine - scores["default"]).mean(0))
         print(f"  {agent}, mean over repeats, minus default: {100 * change:+.1f} +- "
               f"{100 * width:.1f} points over seeds")  # fmt: skip
