@@ -38,6 +38,10 @@ __all__ = [
 # The least deviation that normalisation divides by: a silent clip stays flat, not amplified noise.
 _LEAST_DEVIATION = {"db": 1.0, "cube-root": 1e-3, "pcen": 1e-3}
 
+# A frame is active where its loudest band is within this of the clip's loudest. Of 25 and 40 dB on
+# real sounds and digits (docs/benchmarks.md).
+_ACTIVE_DB = 40.0
+
 
 class LogMel(nn.Module):
     """Waveforms to log-mel levels, by one `SpectrogramSettings`.
@@ -156,10 +160,29 @@ class LogMel(nn.Module):
         frame = torch.arange(level.shape[-1], device=level.device)
         return (frame < self.valid_frames(n_valid)[:, None])[:, None]
 
+    def _active_mask(self, level: Tensor, valid: Tensor | None) -> Tensor | None:
+        """Return True where a frame is the clip's own and active, bool (batch, 1, n_frames).
+
+        PCEN has no decibels left to tell by: all of a clip's frames count as active.
+        """
+        compression = self.settings.compression
+        if compression == "pcen":
+            return valid
+        loudness = level.amax(1, keepdim=True)
+        if valid is not None:
+            loudness = loudness.masked_fill(~valid, -torch.inf)
+        peak = loudness.amax(2, keepdim=True)
+        if compression == "db":
+            active = loudness >= peak - _ACTIVE_DB
+        else:
+            active = loudness >= peak * 10 ** (-_ACTIVE_DB / 20 * 2 / 3)
+        return active if valid is None else active & valid
+
     def normalise(self, level: Tensor, n_valid: Tensor | None = None) -> Tensor:
         """Return what the network sees: levels with zero mean and unit deviation, as set.
 
-        level: float32 (batch, n_mels, n_frames). Padding is left out of the statistics.
+        level: float32 (batch, n_mels, n_frames). Padding is left out of the statistics, and where
+        normalisation is active, so are the frames that are much softer than the clip's loudest.
 
         Raises:
             SettingsError: dataset normalisation before its mean and deviation are measured.
@@ -174,8 +197,10 @@ class LogMel(nn.Module):
                     "the training split, or give them."
                 )
             return (level - s.mean_db) / s.std_db
-        axes = (1, 2) if s.normalisation == "clip" else (2,)
+        axes = (2,) if s.normalisation == "band" else (1, 2)
         mask = self.valid_mask(level, n_valid)
+        if s.normalisation == "active":
+            mask = self._active_mask(level, mask)
         if mask is None:
             deviation, mean = torch.std_mean(level, axes, correction=0, keepdim=True)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rl.space import Knob, SearchSpace
 
-NORMALISATION = Knob("normalisation", ("clip", "band", "dataset", "none"))
+NORMALISATION = Knob("normalisation", ("active", "clip", "band", "dataset", "none"))
 # at most audio.settings' default n_fft, 512, so every setting is legal
 WIN_LENGTH = Knob("win_length", (256, 400, 512), default=400, ordered=True)
 FREQUENCY_MASK = Knob("frequency_mask_percent", (0.0, 15.0, 30.0), default=15.0, ordered=True)

@@ -82,7 +82,7 @@ def test_batches_are_gathered_in_order():
 
 
 @pytest.mark.parametrize("padding", ["zeros", "repeat"])
-@pytest.mark.parametrize("normalisation", ["clip", "band", "none"])
+@pytest.mark.parametrize("normalisation", ["active", "clip", "band", "none"])
 def test_scores_from_kept_levels_are_those_of_predict(padding, normalisation):
     examples = tones()
     model = model_of(settings(padding=padding, normalisation=normalisation))
@@ -97,7 +97,7 @@ def test_scores_from_kept_levels_are_those_of_predict(padding, normalisation):
 def test_levels_of_other_settings_are_told_apart_and_those_of_other_normalisation_shared():
     examples = tones(20)
     for n_mels in (16, 20):
-        for normalisation in ("clip", "band", "none"):
+        for normalisation in ("active", "clip", "band", "none"):
             model = model_of(settings(n_mels=n_mels, normalisation=normalisation))
             assert np.array_equal(
                 examples.probabilities(model), model.predict(examples.waveforms, batch_size=64)
@@ -129,7 +129,7 @@ def test_training_levels_are_those_of_the_forward_path(padding):
     assert one.random() == two.random()  # as much was drawn
 
 
-@pytest.mark.parametrize("normalisation", ["clip", "dataset"])
+@pytest.mark.parametrize("normalisation", ["active", "clip", "dataset"])
 @pytest.mark.parametrize("augmentation", [STILL, {}])
 def test_a_fit_gives_the_same_numbers_after_other_fits_to_the_same_clips(
     normalisation, augmentation

@@ -63,7 +63,7 @@ def test_size_counts_what_settings_lists() -> None:
     # without noise 2; with it, at either of 2 shares: (1 snr with 3 colours + 1 snr) x 2
     assert NOISY.size() == len(settings) == 2 + 2 * (3 + 1) * 2
     assert len({json.dumps(s) for s in settings}) == len(settings)
-    assert QUICK.size() == len(list(QUICK.settings())) == 972
+    assert QUICK.size() == len(list(QUICK.settings())) == 1215
     assert DEFAULT.size() > 10**5
 
 

@@ -262,13 +262,60 @@ def test_a_clip_has_zero_mean_and_unit_deviation_over_its_own_frames(normalisati
     assert np.abs(own.std(axes) - 1).max() < 1e-3
 
 
+@pytest.mark.parametrize("compression", ["db", "cube-root"])
+def test_active_frames_alone_have_zero_mean_and_unit_deviation(compression):
+    """Frames 40 dB or more below the clip's loudest do not count, nor does the padding."""
+    log_mel = LogMel(
+        SpectrogramSettings(n_mels=20, normalisation="active", compression=compression)
+    )
+    decay = 10 ** (-np.arange(8000) / 8000 * 120 / 20)  # 120 dB down over half a second
+    wave = noise(8000, seed=1, level=1.0) * decay.astype(np.float32)
+    n_valid = torch.tensor([8000])
+    level = log_mel(torch.from_numpy(np.pad(wave, (0, 4000)))[None], n_valid)
+    found = log_mel.normalise(level, n_valid)[0].numpy()
+    loudness = level[0].numpy().max(0)
+    if compression == "db":
+        decibels = loudness
+    else:  # the cube root of the power
+        decibels = 10 * np.log10(np.maximum(loudness, 1e-9) ** 3)
+    active = decibels >= decibels[:51].max() - 40
+    active[51:] = False
+    assert 10 < active.sum() < 30
+    assert abs(found[:, active].mean()) < 1e-4
+    assert abs(found[:, active].std() - 1) < 1e-3
+    assert not np.isclose(found[:, :51].mean(), 0, atol=0.1)
+
+
+def test_silence_about_a_sound_does_not_change_its_features_where_normalisation_is_active():
+    sound = noise(3200, seed=2, level=0.3)
+    alone = np.pad(sound, (1600, 1600))[None]
+    amid = np.pad(sound, (1600, 16000))[None]
+    moved = {}
+    for normalisation in ("active", "clip"):
+        log_mel = LogMel(SpectrogramSettings(n_mels=20, normalisation=normalisation))
+        short = features(log_mel, alone, [alone.shape[1]])
+        long = features(log_mel, amid, [amid.shape[1]])
+        moved[normalisation] = float((long[..., :36] - short[..., :36]).abs().max())
+    assert moved["active"] < 1e-3
+    assert moved["clip"] > 0.5
+
+
+def test_a_sound_without_soft_frames_is_active_throughout():
+    wave = noise(16000, seed=3)[None]
+    made = [
+        features(LogMel(SpectrogramSettings(n_mels=20, normalisation=which)), wave, [16000])
+        for which in ("active", "clip")
+    ]
+    assert torch.allclose(*made, atol=1e-5)
+
+
 def test_dataset_normalisation_is_refused_before_it_is_measured():
     log_mel = LogMel(SpectrogramSettings(normalisation="dataset"))
     with pytest.raises(SettingsError, match="needs mean_db and std_db"):
         log_mel.normalise(torch.zeros(1, 64, 10))
 
 
-@pytest.mark.parametrize("normalisation", ["clip", "band", "dataset", "none"])
+@pytest.mark.parametrize("normalisation", ["active", "clip", "band", "dataset", "none"])
 @pytest.mark.parametrize("compression", ["db", "cube-root"])
 @pytest.mark.parametrize("top_db", [None, 80.0])
 @pytest.mark.parametrize("edges", ["zeros", "inside"])
@@ -282,7 +329,7 @@ def test_a_silent_clip_is_finite_everywhere(normalisation, compression, top_db, 
         level = log_mel(torch.zeros(2, 8000), n_valid)
         found = log_mel.normalise(level, n_valid)
         assert torch.isfinite(found).all()
-        if normalisation in ("clip", "band"):
+        if normalisation in ("active", "clip", "band"):
             assert found.abs().max() < 1e-3
 
 

@@ -158,7 +158,7 @@ name = "time_mask_percent"
 values = [0.0, 30.0]
 [[knob]]
 name = "normalisation"
-values = ["clip", "band"]
+values = ["active", "band"]
 """
 
 
