@@ -327,7 +327,8 @@ def test_pictures_give_the_features_of_the_sound_to_within_8_bits(normalisation)
         assert n_valid.tolist() == pictures.n_valid.tolist()
         features.append(model.log_mel.normalise(level, n_valid))
     half_step_db = (pictures.high - pictures.low).max() / 255 / 2
-    scale = {"none": 1.0, "active": 0.5, "clip": 0.5, "dataset": 0.1}[normalisation]  # 1 / deviation, at most
+    # 1 / deviation, at most
+    scale = {"none": 1.0, "active": 0.5, "clip": 0.5, "dataset": 0.1}[normalisation]
     assert (features[0] - features[1]).abs().max() < 1.1 * half_step_db * scale
 
 
