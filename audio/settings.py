@@ -178,7 +178,7 @@ class SpectrogramSettings(SettingsGroup):
     past_end_db: float | None = setting(None, low=-200.0, high=100.0)
     """Level of frames past a short clip's end, in dB; None is what silence gives. AST uses 0."""
     normalisation: Literal["active", "clip", "band", "dataset", "none"] = "active"
-    """Zero mean and unit deviation over the clip's active frames (those within 40 dB of its
+    """Zero mean and unit deviation over the clip's active frames (those within about 40 dB of its
     loudest, so that silence about a sound changes nothing), over the whole clip, over each band of
     the clip, over the training split, or not at all."""
     mean_db: float | None = setting(None, low=-1000.0, high=1000.0)

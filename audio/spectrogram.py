@@ -38,9 +38,10 @@ __all__ = [
 # The least deviation that normalisation divides by: a silent clip stays flat, not amplified noise.
 _LEAST_DEVIATION = {"db": 1.0, "cube-root": 1e-3, "pcen": 1e-3}
 
-# A frame is active where its loudest band is within this of the clip's loudest. Of 25 and 40 dB on
-# real sounds and digits (docs/benchmarks.md).
-_ACTIVE_DB = 40.0
+# How far below the clip's loudest frame a frame still counts whole in the clip's mean and deviation,
+# and from where on not at all, in dB. In between its weight falls along a line, so that no rounding
+# moves a frame from one side to the other (docs/benchmarks.md has what was tried).
+_ACTIVE_DB, _INACTIVE_DB = 35.0, 45.0
 
 
 class LogMel(nn.Module):
@@ -160,29 +161,29 @@ class LogMel(nn.Module):
         frame = torch.arange(level.shape[-1], device=level.device)
         return (frame < self.valid_frames(n_valid)[:, None])[:, None]
 
-    def _active_mask(self, level: Tensor, valid: Tensor | None) -> Tensor | None:
-        """Return True where a frame is the clip's own and active, bool (batch, 1, n_frames).
+    def _activity(self, level: Tensor, valid: Tensor | None) -> Tensor | None:
+        """Return what each frame weighs in the clip's mean and deviation, float32 (batch, 1,
+        n_frames), or None where all weigh the same.
 
-        PCEN has no decibels left to tell by: all of a clip's frames count as active.
+        A frame is as loud as its loudest band. PCEN has no decibels left to tell by: there, all of
+        a clip's own frames weigh 1.
         """
-        compression = self.settings.compression
-        if compression == "pcen":
-            return valid
+        own = None if valid is None else valid.to(level.dtype)
+        if self.settings.compression == "pcen":
+            return own
         loudness = level.amax(1, keepdim=True)
+        if self.settings.compression == "cube-root":
+            loudness = 30 * torch.log10(loudness.clamp_min(1e-9))  # of the power
         if valid is not None:
-            loudness = loudness.masked_fill(~valid, -torch.inf)
-        peak = loudness.amax(2, keepdim=True)
-        if compression == "db":
-            active = loudness >= peak - _ACTIVE_DB
-        else:
-            active = loudness >= peak * 10 ** (-_ACTIVE_DB / 20 * 2 / 3)
-        return active if valid is None else active & valid
+            loudness = loudness.masked_fill(~valid, -1e9)
+        above = loudness - loudness.amax(2, keepdim=True) + _INACTIVE_DB
+        return (above / (_INACTIVE_DB - _ACTIVE_DB)).clamp(0, 1)
 
     def normalise(self, level: Tensor, n_valid: Tensor | None = None) -> Tensor:
         """Return what the network sees: levels with zero mean and unit deviation, as set.
 
         level: float32 (batch, n_mels, n_frames). Padding is left out of the statistics, and where
-        normalisation is active, so are the frames that are much softer than the clip's loudest.
+        normalisation is active, frames that are much softer than the clip's loudest.
 
         Raises:
             SettingsError: dataset normalisation before its mean and deviation are measured.
@@ -199,12 +200,13 @@ class LogMel(nn.Module):
             return (level - s.mean_db) / s.std_db
         axes = (2,) if s.normalisation == "band" else (1, 2)
         mask = self.valid_mask(level, n_valid)
+        share = None if mask is None else mask.to(level.dtype)
         if s.normalisation == "active":
-            mask = self._active_mask(level, mask)
-        if mask is None:
+            share = self._activity(level, mask)
+        if share is None:
             deviation, mean = torch.std_mean(level, axes, correction=0, keepdim=True)
         else:
-            weight = mask.to(level.dtype).expand_as(level)
+            weight = share.expand_as(level)
             n = weight.sum(axes, keepdim=True)
             mean = (level * weight).sum(axes, keepdim=True) / n
             deviation = (((level - mean).square() * weight).sum(axes, keepdim=True) / n).sqrt()
