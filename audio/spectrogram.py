@@ -38,9 +38,9 @@ __all__ = [
 # The least deviation that normalisation divides by: a silent clip stays flat, not amplified noise.
 _LEAST_DEVIATION = {"db": 1.0, "cube-root": 1e-3, "pcen": 1e-3}
 
-# How far below the clip's loudest frame a frame still counts whole in the clip's mean and deviation,
-# and from where on not at all, in dB. In between its weight falls along a line, so that no rounding
-# moves a frame from one side to the other (docs/benchmarks.md has what was tried).
+# How far below the clip's loudest frame a frame still counts whole in the clip's mean and
+# deviation, and from where on not at all, in dB. In between its weight falls along a line, so that
+# no rounding moves a frame from one side to the other (docs/benchmarks.md has what was tried).
 _ACTIVE_DB, _INACTIVE_DB = 35.0, 45.0
 
 
