@@ -480,7 +480,7 @@ def main(argv: Sequence[str] = ()) -> None:
                 if fsdd is None:
                     print("FSDD is not there (../shared/data/fsdd): left out.")
                     continue
-                paths = tuple(sorted(fsdd.glob("recordings/*.wav"))[:1920])
+                paths = tuple(sorted(fsdd.glob("recordings/*.wav")))
                 title, settings = "FSDD, 8 kHz wav of 0.44 s", replace(base, clip_s=0.67)
                 clips, more = fsdd / "recordings", ["--pattern", "{label}_{group}_{take}"]
             else:

@@ -320,9 +320,9 @@ def test_the_middle_of_a_long_recording_is_that_of_the_whole(tmp_path, monkeypat
 @pytest.mark.parametrize("workers", [1, 2])
 def test_progress_is_told_within_one_long_recording(tmp_path, workers):
     path = tmp_path / "a.wav"
-    soundfile.write(path, noise(100 * 8000), 8000)
+    soundfile.write(path, noise(400 * 8000), 8000)
     manifest = Manifest((Clip(path, "x", split="train"),), tmp_path)
-    windows = as_windows(manifest, [100.0], SETTINGS, 0.0)
+    windows = as_windows(manifest, [400.0], SETTINGS, 0.0)
     told = []
     convert_clips(
         windows.clips,
@@ -335,7 +335,7 @@ def test_progress_is_told_within_one_long_recording(tmp_path, workers):
     )
     assert told == sorted(told)
     assert len(told) > 5
-    assert told[-1] == len(windows) == 250
+    assert told[-1] == len(windows) == 1000
 
 
 @pytest.mark.parametrize("workers", [1, 3])
