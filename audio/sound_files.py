@@ -36,7 +36,7 @@ class FolderFiles:
     sounds: tuple[Path, ...]
     others: Counter[str] = field(default_factory=Counter)
 
-    def note(self) -> str | None:
+    def note(self, remedy: str = "list them in a CSV") -> str | None:
         """Return one line about the others, or None where there are none.
 
         >>> FolderFiles((), Counter({".g729": 12, "": 1})).note()
@@ -51,7 +51,7 @@ in a CSV if they are."
         )
         more = ", ..." if len(self.others) > 5 else ""
         n = self.others.total()
-        return f"{n} files are not taken for sound ({kinds}{more}); list them in a CSV if they are."
+        return f"{n} files are not taken for sound ({kinds}{more}); {remedy} if they are."
 
 
 def sort_files(folder: Path) -> FolderFiles:

@@ -168,9 +168,8 @@ class LogMel(nn.Module):
         A frame is as loud as its loudest band. PCEN has no decibels left to tell by: there, all of
         a clip's own frames weigh 1.
         """
-        own = None if valid is None else valid.to(level.dtype)
         if self.settings.compression == "pcen":
-            return own
+            return None if valid is None else valid.to(level.dtype)
         loudness = level.amax(1, keepdim=True)
         if self.settings.compression == "cube-root":
             loudness = 30 * torch.log10(loudness.clamp_min(1e-9))  # of the power
@@ -200,9 +199,10 @@ class LogMel(nn.Module):
             return (level - s.mean_db) / s.std_db
         axes = (2,) if s.normalisation == "band" else (1, 2)
         mask = self.valid_mask(level, n_valid)
-        share = None if mask is None else mask.to(level.dtype)
         if s.normalisation == "active":
             share = self._activity(level, mask)
+        else:
+            share = None if mask is None else mask.to(level.dtype)
         if share is None:
             deviation, mean = torch.std_mean(level, axes, correction=0, keepdim=True)
         else:

@@ -118,23 +118,23 @@ def build(packages: Path, out: Path, *, clip_s: float) -> None:
             print(f"{label:<12}{len(chosen):4} clips of {len(families)} families")
 
 
-def test_clips(run: Path) -> dict[str, tuple[bool, float]]:
+def by_clip(run: Path) -> dict[str, tuple[bool, float]]:
     """Return whether each test clip of a `finetune --folds` was right, and its log loss."""
-    found = {}
-    for path in run.glob("fold-*/predictions.csv"):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["split"] == "test":
-                    loss = -float(np.log(max(float(row["probability_of_label"]), 1e-6)))
-                    found[row["path"]] = (row["predicted"] == row["label"], loss)
-    return found
+    with (run / "out_of_fold.csv").open(newline="") as file:
+        return {
+            row["path"]: (
+                row["predicted"] == row["label"],
+                -float(np.log(max(float(row[row["label"]]), 1e-6))),
+            )
+            for row in csv.DictReader(file)
+        }
 
 
 def compare(runs: list[Path]) -> None:
     """Print each run's accuracy and log loss, and its differences to the first."""
-    first = test_clips(runs[0])
+    first = by_clip(runs[0])
     for run in runs:
-        mine = test_clips(run)
+        mine = by_clip(run)
         values = np.array([mine[key] for key in mine], float)
         both = np.array([np.subtract(mine[key], first[key], dtype=float) for key in mine])
         (right, loss), error = both.mean(0), both.std(0) / len(both) ** 0.5

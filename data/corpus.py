@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.clips import SPLITS, Clip, Manifest, ManifestError, read_csv
-from audio.sound_files import FolderFiles, sort_files
+from audio.sound_files import sort_files
 from data.audiofolder import SPLIT_NAMES, holds_audiofolder, read_audiofolder
 from data.published import PUBLISHED, open_published, published_name
 
@@ -79,7 +79,7 @@ def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifes
 
 def _sounds_or_error(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the sounds in a folder, and what to tell its user."""
-    files: FolderFiles = sort_files(folder)
+    files = sort_files(folder)
     note = files.note()
     if not files.sounds:
         raise ManifestError(

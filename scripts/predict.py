@@ -152,11 +152,11 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
     for path in inputs:
         if path.is_dir():
             found = sort_files(path)
-            note = found.note()
+            note = found.note("name them")
             if not found.sounds:
                 raise UserError(f"{path}: no sound files in it or below it. {note or ''}".rstrip())
             if note is not None:
-                say(f"note: {path}: {note.replace('list them in a CSV', 'name them')}")
+                say(f"note: {path}: {note}")
             paths += found.sounds
         else:
             paths.append(path)  # one that is missing is told as a file that cannot be used
