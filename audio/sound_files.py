@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from audio.settings import fingerprint
+
 #: File name endings taken for sound when a folder is listed.
 SUFFIXES = frozenset(
     # libsndfile
@@ -80,3 +82,13 @@ def sort_files(folder: Path) -> FolderFiles:
 def list_sounds(folder: Path) -> list[Path]:
     """Return the sound files in a folder and below it by their endings, sorted; none hidden."""
     return list(sort_files(folder).sounds)
+
+
+def sounds_state(folder: Path) -> str:
+    """Return 12 hex digits that change when a folder's sound files, their names or their sizes do.
+
+    A copy of the folder on another machine has the same.
+    """
+    return fingerprint(
+        [[str(p.relative_to(folder)), p.stat().st_size] for p in list_sounds(folder) if p.exists()]
+    )

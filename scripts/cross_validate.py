@@ -20,7 +20,7 @@ from audio.folds import (
 )
 from audio.settings import Settings, SettingsError
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
-from scripts.corpus_in import read_corpus
+from scripts.corpus_in import backgrounds_of, read_corpus
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity, schedule_text
 from scripts.scored_fit import save_scored, scores_of_clips, settle_and_hear
@@ -59,6 +59,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         identity: dict[str, Any] = {
             "settings": settings.to_json(),
             "corpus": manifest.fingerprint(),
+            **backgrounds_of(settings),
             "folds": list(turns),
             "validation_percent": command.split.validation_percent,
             "split_seed": command.split.split_seed,

@@ -20,7 +20,7 @@ from audio.settings import (
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
-from scripts.corpus_in import read_corpus
+from scripts.corpus_in import backgrounds_of, read_corpus
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity
 from scripts.scored_fit import print_scores, save_scored, settle_and_hear, summary
@@ -138,6 +138,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
         identity = {
             "settings": settings.to_json(),
             "corpus": manifest.fingerprint(),
+            **backgrounds_of(settings),
             "schedule": scheduled,
         }
         folder.begin("finetune", identity, argv)

@@ -27,7 +27,7 @@ from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
-from scripts.corpus_in import read_corpus
+from scripts.corpus_in import backgrounds_of, read_corpus
 from scripts.finetune import with_base
 from scripts.rotation import rotations
 from scripts.run_folder import RunFolder, open_run
@@ -135,6 +135,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
         identity = {
             "settings": settings.to_json(),
             "corpus": manifest.fingerprint(),
+            **backgrounds_of(settings),
             "space": space.to_json(),
             "reward": command.reward,
             "rotate_validation": command.rotate_validation,
@@ -285,7 +286,7 @@ def _grounds(command: Search, settings: Settings, manifest: Manifest) -> dict[st
     ]
     kept = settings.with_values({"device": "auto", "threads": 0}).to_json()  # each machine's own
     made = {"corpus": fingerprint(clips), "settings": fingerprint(kept), "reward": command.reward}
-    return made if command.storage else {}
+    return made | backgrounds_of(settings) if command.storage else {}
 
 
 def _shown(budget: SearchSettings, draw: Any) -> Any:

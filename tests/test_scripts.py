@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,29 @@ def test_a_folder_without_a_usable_clip_fails(
 
 
 # --- finetune, predict, report ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["finetune", "search", "folds"])
+def test_a_run_is_held_to_the_recordings_behind_its_clips(
+    command: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    street = tmp_path / "street"
+    shutil.copytree(corpus / "wind", street)
+    fit = ["finetune", str(corpus), "--out", str(tmp_path / "m"), *FAST, "--size", "nano"]
+    if command == "search":
+        fit = ["search", *fit[1:], "--space", "quick", "--trials", "1", "--workers", "1"]
+        fit += ["--finalists", "1", "--replicates", "1", "--epochs", "1"]
+    if command == "folds":
+        fit += ["--draw-folds", "2", "--epochs", "1"]
+    fit += ["--background-percent", "50", "--background-folder", str(street)]
+    assert cli.main(fit) == 0
+    for path in street.iterdir():  # a copy of equal names and sizes is the same
+        path.touch()
+    assert cli.main(fit) == 0
+    assert "already done" in capsys.readouterr().err
+    shutil.copy(corpus / "rain" / sorted(p.name for p in (corpus / "rain").iterdir())[0], street)
+    assert cli.main(fit) == 1
+    assert "holds a run that differs in backgrounds" in capsys.readouterr().err
 
 
 def test_finetune_leaves_a_model_its_scores_and_a_page(model: Path, corpus: Path) -> None:
