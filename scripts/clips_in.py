@@ -251,18 +251,22 @@ def read_shards(root: Path, *, allow_leakage: bool = False) -> tuple[ClipsIn, Sp
     return ClipsIn(manifest, names, examples, [], leakage), shards.settings
 
 
-def check_same_pictures(given: SpectrogramSettings, made: SpectrogramSettings) -> None:
+def check_same_pictures(
+    given: SpectrogramSettings, made: SpectrogramSettings, base: SpectrogramSettings
+) -> list[str]:
     """Refuse spectrogram options beside pictures: they were settled when those were made.
+
+    given: what the fit was asked for. made: what the pictures were made with. base: what `given`
+    started from, the backbone's own; returned are the names in which the pictures differ from it.
 
     Raises:
         SettingsError: an option was given that says something else than the pictures.
     """
-    if given not in (SpectrogramSettings(), made):
-        default = SpectrogramSettings().to_json()
-        changed = [
-            k for k, v in given.to_json().items() if v not in (default[k], made.to_json()[k])
-        ]
+    default, have, own = (s.to_json() for s in (SpectrogramSettings(), made, base))
+    changed = [k for k, v in given.to_json().items() if v not in (default[k], have[k], own[k])]
+    if changed:
         raise SettingsError(
-            f"pictures keep the settings that they were made with; leave out "
-            f"{', '.join(changed) or 'the spectrogram options'}, convert anew, or give the clips."
+            f"pictures keep the settings that they were made with; leave out {', '.join(changed)}, "
+            "convert anew, or give the clips."
         )
+    return [k for k, v in own.items() if v != have[k] and k not in ("clip_s", "padding")]

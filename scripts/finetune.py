@@ -122,7 +122,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     from audio.devices import use_threads
     from audio.examples import resolve
     from audio.train import fine_tune
-    from scripts.clips_in import check_same_pictures, decode_sounds, reader_of
+    from scripts.clips_in import decode_sounds, reader_of
 
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     scheduled = schedule_identity(command.scheduling)
@@ -132,7 +132,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     with open_run(command.out, overwrite=command.overwrite) as folder:
         if read is not None:
             clips, made = read(command.clips, allow_leakage=command.split.allow_leakage)
-            check_same_pictures(settings.spectrogram, made)
+            _say_pictures(command, made)
             settings = replace(settings, spectrogram=made)
             manifest = clips.manifest
         identity = {
@@ -184,6 +184,28 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
         print_scores(results)
         print_result(summary(results))
     return PARTLY if clips.failures else DONE
+
+
+def _say_pictures(command: Finetune, made: SpectrogramSettings) -> None:
+    """Say in what pictures differ from those that a checkpoint was trained on.
+
+    Raises:
+        SettingsError: an option was given that says something else than the pictures.
+    """
+    from scripts.clips_in import check_same_pictures
+
+    backbone = command.training.backbone
+    base = SpectrogramSettings()
+    if command.settings is None:
+        base = _preset(command.preset, backbone)
+    differs = check_same_pictures(command.spectrogram, made, base)
+    if differs and not backbone.endswith("-scratch"):
+        own, have = base.to_json(), made.to_json()
+        told = ", ".join(f"{name} {have[name]} ({own[name]})" for name in differs)
+        say(
+            f"note: the pictures are not of the kind that {backbone} was trained on, in brackets: "
+            f"{told}. `melbandit convert --preset` makes those of AST and Whisper."
+        )
 
 
 def _fit_along(command: Finetune, team: Team) -> int:

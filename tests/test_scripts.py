@@ -395,6 +395,37 @@ def test_the_readme_s_python_runs(model: Path, corpus: Path) -> None:
     assert np.sum(names["probabilities"]) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", ["ast", "vit", "whisper-classifier"])
+@pytest.mark.parametrize("preset", ["melbandit", "ast", "whisper"])
+def test_a_checkpoint_is_fitted_to_pictures(
+    kind: str,
+    preset: str,
+    corpus: Path,
+    checkpoints: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "m"
+    assert cli.main(["convert", str(corpus), "--out", str(images), "--preset", preset]) == 0
+    fit = ["finetune", str(images), "--out", str(out), "--backbone", checkpoints[kind]]
+    fit += ["--epochs", "1", "--threads", "1"]
+    code = cli.main(fit)
+    said = capsys.readouterr().err
+    if kind == "whisper-classifier" and preset != "whisper":  # its bands are fixed
+        assert code == 1
+        assert "set n_mels=80" in said
+        return
+    assert code == 0
+    own = {"ast": "ast", "whisper-classifier": "whisper"}.get(kind) == preset
+    assert ("not of the kind" in said) == (not own)
+    made = json.loads((images / "settings.json").read_text())["settings"]
+    made = made.get("spectrogram", made)
+    fitted = json.loads((out / "config.json").read_text())["settings"]["spectrogram"]
+    assert {name: fitted[name] for name in made} == made
+    assert cli.main([*fit[:-4], "--overwrite", "--n-mels", "33"]) == 1
+    assert "leave out n_mels" in capsys.readouterr().err
+
+
 def test_predict_wants_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", str(tmp_path), str(tmp_path / "x.wav")]) == 1
     assert "no config.json" in capsys.readouterr().err
