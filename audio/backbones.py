@@ -7,6 +7,7 @@ and what we changed), from which `build_network` makes it again without the chec
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from audio.encoder import is_plain, pooled_tokens
+from audio.own_model import own_settings
 from audio.pooling import MEAN, MEAN_MAX, own_tokens, pool
 from audio.scratch import (
     AST,
@@ -29,7 +31,7 @@ from audio.scratch import (
     scratch_network,
     whole_patches,
 )
-from audio.settings import AST_PRESET, WHISPER_PRESET, SpectrogramSettings
+from audio.settings import AST_PRESET, LN_TO_DB, WHISPER_PRESET, SpectrogramSettings
 
 
 def _classes(model_type: str) -> tuple[Any, Any]:
@@ -173,12 +175,47 @@ def preset_for(backbone: str) -> SpectrogramSettings:
     """
     if not is_checkpoint(backbone):
         return SpectrogramSettings()
+    if (own := own_settings(backbone)) is not None:
+        return replace(own.spectrogram, clip_s=None)
     config = _read_config(backbone)
     if config.model_type == AST:
-        return replace(AST_PRESET, clip_s=None, n_mels=config.num_mel_bins)
+        return replace(_ast_preset(backbone), clip_s=None, n_mels=config.num_mel_bins)
     if config.model_type == WHISPER:
         return replace(WHISPER_PRESET, clip_s=None, n_mels=config.num_mel_bins)
     return SpectrogramSettings(n_mels=128)
+
+
+def _ast_preset(backbone: str) -> SpectrogramSettings:
+    """Return AST's preset with the rate, mean and deviation that a checkpoint's own extractor has:
+    those fitted to other corpora than AudioSet were normalised by other figures.
+
+    Raises:
+        BackboneError: the extractor's file cannot be read.
+    """
+    from transformers import ASTFeatureExtractor
+
+    folder = Path(backbone)
+    if folder.is_dir() and not (folder / "preprocessor_config.json").exists():
+        return AST_PRESET  # saved without its extractor
+    try:
+        own = ASTFeatureExtractor.from_pretrained(backbone)
+    except (OSError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackboneError(
+            f"backbone={backbone!r}: its preprocessor_config.json cannot be read: {first}"
+        ) from None
+    mean, std = (own.mean, own.std) if own.do_normalize else (0.0, 0.5)
+    rate = int(own.sampling_rate)
+    win_length = rate * 25 // 1000  # Kaldi's 25 ms and 10 ms
+    return replace(
+        AST_PRESET,
+        sample_rate_hz=rate,
+        win_length=win_length,
+        hop_length=rate * 10 // 1000,
+        n_fft=2 ** math.ceil(math.log2(win_length)),
+        mean_db=mean * LN_TO_DB,
+        std_db=2 * std * LN_TO_DB,
+    )
 
 
 def load_checkpoint(
@@ -213,7 +250,7 @@ def load_checkpoint(
             f"backbone={source!r} lacks {len(drawn)} of its weights ({drawn[0]}, ...); copy the "
             "whole checkpoint."
         )
-    fit = {AST: _fit_ast, VIT: _fit_vit, WHISPER: _fit_whisper}[config.model_type]
+    fit = {AST: fit_ast, VIT: fit_vit, WHISPER: _fit_whisper}[config.model_type]
     fit(network, n_mels, n_frames)
     network.pooling = MEAN
     kept = network.config.to_diff_dict() | {"num_labels": n_labels}
@@ -222,7 +259,7 @@ def load_checkpoint(
     return network, {"type": config.model_type, "config": kept}
 
 
-def _fit_ast(network: Any, n_mels: int, n_frames: int) -> None:
+def fit_ast(network: Any, n_mels: int, n_frames: int) -> None:
     """Crop or interpolate AST's positions, frequency first (Gong et al., 2021, ast_models.py)."""
     config = network.config
     embeddings = network.audio_spectrogram_transformer.embeddings
@@ -263,7 +300,7 @@ def _fit_whisper(network: Any, n_mels: int, n_frames: int) -> None:
     config.max_source_positions = encoder.max_source_positions = n_tokens
 
 
-def _fit_vit(network: Any, n_mels: int, n_frames: int) -> None:
+def fit_vit(network: Any, n_mels: int, n_frames: int) -> None:
     """Interpolate ViT's square grid of positions to ours, and sum RGB patches to one channel."""
     config = network.config
     embeddings = network.vit.embeddings

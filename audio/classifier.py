@@ -27,9 +27,11 @@ from audio.backbones import (
     network_logits,
 )
 from audio.model_config import FORMAT, SpectrogramClassifierConfig
+from audio.own_model import own_config
 from audio.scratch import scratch_network
 from audio.settings import Settings, UserError
 from audio.spectrogram import LogMel
+from audio.transfer import transferred
 from audio.windows import (
     Waveform,
     batched_windows,
@@ -71,7 +73,8 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
     def from_settings(
         cls, settings: Settings, labels: Sequence[str], *, multi_label: bool = False
     ) -> Self:
-        """Return a fresh model: a network from scratch, or a checkpoint fitted to the settings.
+        """Return a fresh model: a network from scratch, or a checkpoint or a model of melbandit's
+        own fitted to the settings.
 
         multi_label: whether a clip may have several labels, or none.
 
@@ -79,12 +82,17 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
 
         Raises:
             BackboneError: the backbone is unknown or does not fit.
+            ModelError: it is a model of melbandit's own that cannot be loaded.
         """
         spectrogram, training = settings.spectrogram, settings.training
         geometry = {"n_mels": spectrogram.n_mels, "n_frames": spectrogram.n_frames}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            if is_checkpoint(training.backbone):
+            if own_config(training.backbone) is not None:
+                network, description = transferred(
+                    cls.load(Path(training.backbone)), labels, **geometry
+                )
+            elif is_checkpoint(training.backbone):
                 network, description = load_checkpoint(
                     training.backbone, n_labels=len(labels), **geometry
                 )

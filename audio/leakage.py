@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,20 @@ def leaked_content(manifest: Manifest, digests: Iterable[str | None]) -> list[tu
     return pairs
 
 
+def known_clips(manifest: Manifest, earlier: Manifest, sides: Collection[str]) -> list[Clip]:
+    """Return the clips on some sides of the split that an earlier fit was trained on.
+
+    earlier: the clips of that fit, in its splits. Files are told by their paths, whole or in the
+    same pieces.
+    """
+
+    def key(clip: Clip) -> tuple[Path, float, float | None]:
+        return clip.path.resolve(), clip.start_s, clip.duration_s
+
+    trained = {key(clip) for clip in earlier.in_split("train").clips}
+    return [clip for clip in manifest.clips if clip.split in sides and key(clip) in trained]
+
+
 def check_leakage(
     manifest: Manifest, digests: Sequence[str | None], *, allow: bool
 ) -> dict[str, Any] | None:
@@ -87,3 +102,10 @@ def check_leakage(
             for one, other in pairs[:_MOST_RECORDED]
         ],
     }
+
+
+def with_known(leakage: dict[str, Any] | None, n: int) -> dict[str, Any]:
+    """Return what `check_leakage` found, and how many of the clips that score a fit the model that
+    it starts from was trained on."""
+    nothing = {"groups_on_two_sides": 0, "same_content_on_two_sides": 0, "pairs": []}
+    return (leakage or nothing) | {"trained_on_before": n}

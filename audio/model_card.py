@@ -122,8 +122,9 @@ def _data(results: Mapping[str, Any], corpus: str) -> str:
     told = "Groups (speakers, recordings) were kept on one side of the split."
     if results.get("leakage"):
         told = (
-            "**Leakage was allowed**: groups or sounds are on two sides of the split; the scores "
-            "below are too good."
+            "**Leakage was allowed**: groups or sounds are on two sides of the split, or the model "
+            "that this one starts from was trained on clips of the test; the scores below are too "
+            "good."
         )
     lines = ["## Data", "", f"Clips of `{_cell(corpus)}`. {told}"]
     lines += ["", "| class | " + " | ".join(splits) + " |", "|---" * (1 + len(splits)) + "|"]

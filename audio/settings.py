@@ -296,7 +296,7 @@ class CutSettings(SettingsGroup):
             )
 
 
-_LN_TO_DB = 10 / math.log(10)
+LN_TO_DB = 10 / math.log(10)
 
 #: What MIT/ast-finetuned-audioset-* were trained on (transformers' ASTFeatureExtractor).
 AST_PRESET = SpectrogramSettings(
@@ -314,8 +314,8 @@ AST_PRESET = SpectrogramSettings(
     top_db=None,
     past_end_db=0.0,
     normalisation="dataset",
-    mean_db=-4.2677393 * _LN_TO_DB,
-    std_db=2 * 4.5689974 * _LN_TO_DB,
+    mean_db=-4.2677393 * LN_TO_DB,
+    std_db=2 * 4.5689974 * LN_TO_DB,
 )
 
 #: What openai/whisper-* were trained on (transformers' WhisperFeatureExtractor): (log10 + 4) / 4.
@@ -417,8 +417,8 @@ class TrainingSettings(SettingsGroup):
     """How the network is built and fitted."""
 
     backbone: str = "whisper-scratch"
-    """whisper-scratch, ast-scratch or vit-scratch; or the folder or hub id of an AST, ViT or
-    Whisper checkpoint."""
+    """whisper-scratch, ast-scratch or vit-scratch; the folder or hub id of an AST, ViT or Whisper
+    checkpoint; or the folder of a model that melbandit fitted."""
     size: Literal["nano", "tiny", "small", "base"] = "tiny"
     """How large a network from scratch is: about 0.2 million weights, 0.6 to 2, 12 or 90."""
     epochs: int = setting(50, low=1, high=100000)

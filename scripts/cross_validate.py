@@ -18,9 +18,11 @@ from audio.folds import (
     official_folds,
     over_folds,
 )
+from audio.leakage import with_known
 from audio.settings import Settings, SettingsError
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
 from scripts.corpus_in import backgrounds_of, read_corpus
+from scripts.origin import heard_before, say_origin
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity, schedule_text
 from scripts.scored_fit import save_scored, scores_of_clips, settle_and_hear
@@ -80,14 +82,19 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         folder.write_failures(decoded.failures)
         # all of them before the first training, so that a leak is told at once
         allow = command.split.allow_leakage
-        told = {f: decoded.check(turn, allow_leakage=allow)[1] for f, turn in turns.items()}
+        told = {}
+        for fold, turn in turns.items():
+            told[fold] = decoded.check(turn, allow_leakage=allow)[1]
+            if n := heard_before(settings.training.backbone, turn, allow_leakage=allow):
+                told[fold] = with_known(told[fold], n)
         leakage = {fold: found for fold, found in told.items() if found is not None}
         if allow:
             folder.amend({"allow_leakage": True, "leakage": leakage or None})
+        say_origin(settings.training.backbone, decoded.manifest.labels)
         names = _folder_names(list(turns))
         folds = []
         for number, (fold, turn) in enumerate(turns.items(), start=1):
-            mine = decoded.split_as(turn, allow_leakage=allow)
+            mine = replace(decoded.split_as(turn, allow_leakage=allow), leakage=told[fold])
             say(f"fold {fold} ({number} of {len(turns)}): {mine.manifest.describe()}")
             home = RunFolder(folder.path / names[fold])
             found = _fit_fold(home, settings, mine, command.scheduling, argv)

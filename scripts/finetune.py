@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.arms import ScheduleSettings
+from audio.own_model import own_settings
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -21,6 +22,7 @@ from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.corpus_in import backgrounds_of, read_corpus
+from scripts.origin import with_origin
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity
 from scripts.scored_fit import print_scores, save_scored, settle_and_hear, summary
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 #: Defaults for a checkpoint: its weights are to be kept, not learned anew. Between AST's recipe
 #: for ESC-50 (1e-5, 25 epochs) and that for Speech Commands (2.5e-4, 30 epochs).
 CHECKPOINT_TRAINING = {"learning_rate": 3e-5, "epochs": 15}
+
+
+_NORMALISATION = ("normalisation", "mean_db", "std_db")
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,10 @@ def with_base(command: Any) -> Any:
     else:
         backbone = command.training.backbone
         base = Settings(spectrogram=_preset(command.preset, backbone))
-        if not backbone.endswith("-scratch"):
+        if (own := own_settings(backbone)) is not None:
+            as_it_was = {name: getattr(own.training, name) for name in CHECKPOINT_TRAINING}
+            base = base.with_values(as_it_was)
+        elif not backbone.endswith("-scratch"):
             base = base.with_values(CHECKPOINT_TRAINING)
         if base == Settings():
             return command
@@ -132,8 +140,7 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     with open_run(command.out, overwrite=command.overwrite) as folder:
         if read is not None:
             clips, made = read(command.clips, allow_leakage=command.split.allow_leakage)
-            _say_pictures(command, made)
-            settings = replace(settings, spectrogram=made)
+            settings = replace(settings, spectrogram=_of_pictures(command, made))
             manifest = clips.manifest
         identity = {
             "settings": settings.to_json(),
@@ -159,6 +166,9 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
                 workers=command.workers or 2,
                 allow_leakage=command.split.allow_leakage,
             )
+        clips = with_origin(
+            settings.training.backbone, clips, allow_leakage=command.split.allow_leakage
+        )
         if command.split.allow_leakage:
             folder.amend({"allow_leakage": True, "leakage": clips.leakage})
         folder.write_failures(clips.failures)
@@ -186,8 +196,10 @@ def _fit_first(command: Finetune, argv: Sequence[str], team: Team) -> int:
     return PARTLY if clips.failures else DONE
 
 
-def _say_pictures(command: Finetune, made: SpectrogramSettings) -> None:
-    """Say in what pictures differ from those that a checkpoint was trained on.
+def _of_pictures(command: Finetune, made: SpectrogramSettings) -> SpectrogramSettings:
+    """Return what pictures are fitted with: what they were made with, but for how a checkpoint's
+    levels are normalised, which is done after the pictures. Says in what else they differ from
+    those that the checkpoint was trained on.
 
     Raises:
         SettingsError: an option was given that says something else than the pictures.
@@ -195,17 +207,20 @@ def _say_pictures(command: Finetune, made: SpectrogramSettings) -> None:
     from scripts.clips_in import check_same_pictures
 
     backbone = command.training.backbone
-    base = SpectrogramSettings()
-    if command.settings is None:
-        base = _preset(command.preset, backbone)
-    differs = check_same_pictures(command.spectrogram, made, base)
-    if differs and not backbone.endswith("-scratch"):
+    if command.settings is not None or backbone.endswith("-scratch"):
+        check_same_pictures(command.spectrogram, made, SpectrogramSettings())
+        return made
+    base = _preset(command.preset, backbone)
+    kept = {name: getattr(command.spectrogram, name) for name in _NORMALISATION}
+    fitted = replace(made, **kept)
+    if differs := check_same_pictures(command.spectrogram, fitted, base):
         own, have = base.to_json(), made.to_json()
         told = ", ".join(f"{name} {have[name]} ({own[name]})" for name in differs)
         say(
             f"note: the pictures are not of the kind that {backbone} was trained on, in brackets: "
             f"{told}. `melbandit convert --preset` makes those of AST and Whisper."
         )
+    return fitted
 
 
 def _fit_along(command: Finetune, team: Team) -> int:

@@ -14,8 +14,8 @@ from audio.page import Section, write_report
 from audio.settings import Settings
 
 _LEAKY = (
-    "Leakage was allowed: groups or sounds are on two sides of the split, and these figures are "
-    "too good."
+    "Leakage was allowed: groups or sounds are on two sides of the split, or the model that this "
+    "one starts from was trained on clips of the test; these figures are too good."
 )
 _SEVERAL = ", with all their labels"
 

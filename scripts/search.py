@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from audio.clips import SPLITS
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -29,6 +30,7 @@ from rl.budget import SearchSettings
 from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
 from scripts.corpus_in import backgrounds_of, read_corpus
 from scripts.finetune import with_base
+from scripts.origin import with_origin
 from scripts.rotation import rotations
 from scripts.run_folder import RunFolder, open_run
 from scripts.scored_fit import save_scored, settle_and_hear, summary
@@ -183,6 +185,13 @@ def _search(
         folder=store,
         workers=2,
         allow_leakage=command.split.allow_leakage,
+    )
+    clips = with_origin(
+        settings.training.backbone,
+        clips,
+        allow_leakage=command.split.allow_leakage,
+        # under --rotate-validation the training clips validate too, each in its turn
+        sides=SPLITS if command.rotate_validation else ("validation", "test"),
     )
     if command.split.allow_leakage:
         folder.amend({"allow_leakage": True, "leakage": clips.leakage})

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audio.own_model import own_settings
 from audio.settings import Settings, SettingsError, SpectrogramSettings
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
                 f"spectrogram; not searched: {', '.join(gone)}."
             )
         rates = (1e-5, 3e-5, 1e-4)
+        if own_settings(settings.training.backbone) is not None:
+            mine = settings.training.learning_rate
+            rates = (mine / 3, mine, 3 * mine)
         knobs = [
-            replace(k, values=rates, default=3e-5) if k.name == "learning_rate" else k
+            replace(k, values=rates, default=rates[1]) if k.name == "learning_rate" else k
             for k in knobs
         ]
     fitted = []

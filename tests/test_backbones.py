@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +193,38 @@ def test_an_ast_checkpoint_gives_transformers_logits(checkpoints, seconds):
     assert (found - expected).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"mean": -6.845978, "std": 5.5654526, "max_length": 128},  # AST on Speech Commands
+        {"do_normalize": False},
+        {"mean": -5.0, "std": 4.0, "sampling_rate": 8000},
+    ],
+    ids=["speech commands", "no normalisation", "8 kHz"],
+)
+def test_an_ast_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path):
+    folder = shutil.copytree(checkpoints["ast"], tmp_path / "ast")
+    extractor = t.ASTFeatureExtractor(**{"max_length": 100} | own)
+    extractor.save_pretrained(folder)
+    model = made(str(folder), clip_s=1.0)
+    spectrogram = model.settings.spectrogram
+    assert spectrogram.sample_rate_hz == own.get("sampling_rate", 16000)
+    wave = noise(spectrogram.n_samples, batch=1)
+    expected = extractor(
+        wave[0].numpy(), sampling_rate=spectrogram.sample_rate_hz, return_tensors="pt"
+    ).input_values[0]
+    with torch.no_grad():
+        found = model.log_mel.normalise(model.log_mel(wave))[0].T
+    assert (found - expected[: len(found)]).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_an_ast_extractor_that_cannot_be_read_is_told(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["ast"], tmp_path / "ast")
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(BackboneError, match=r"preprocessor_config\.json cannot be read"):
+        preset_for(str(folder))
+
+
 @pytest.mark.parametrize("kind", ["whisper-asr", "whisper-classifier"])
 def test_a_whisper_checkpoint_gives_transformers_logits(checkpoints, kind):
     model = made(checkpoints[kind], clip_s=30.0)
@@ -268,14 +301,14 @@ def test_ast_positions_are_the_middle_of_the_old_grid(checkpoints, n_mels, n_fra
 
 def test_ast_positions_are_stretched_along_the_axis_that_grew(checkpoints):
     """A grid that only varies along one axis must still only vary along it."""
-    from audio.backbones import _fit_ast
+    from audio.backbones import fit_ast
 
     network = t.ASTForAudioClassification.from_pretrained(checkpoints["ast"])
     embeddings = network.audio_spectrogram_transformer.embeddings
     table = torch.zeros_like(embeddings.position_embeddings)
     table[0, 2:] = torch.arange(12.0).repeat_interleave(101)[:, None]  # rows: frequency
     embeddings.position_embeddings.data = table
-    _fit_ast(network, 256, 512)
+    fit_ast(network, 256, 512)
     grid = embeddings.position_embeddings[0, 2:, 0].detach().reshape(25, 50)
     assert torch.allclose(grid, grid[:, :1].expand(-1, 50))
     assert (grid[1:, 0] >= grid[:-1, 0]).all()
@@ -283,14 +316,14 @@ def test_ast_positions_are_stretched_along_the_axis_that_grew(checkpoints):
 
 
 def test_vit_positions_are_stretched_to_height_and_width_not_scrambled(checkpoints):
-    from audio.backbones import _fit_vit
+    from audio.backbones import fit_vit
 
     network = t.ViTForImageClassification.from_pretrained(checkpoints["vit"])
     embeddings = network.vit.embeddings
     table = torch.zeros_like(embeddings.position_embeddings)
     table[0, 1:] = torch.arange(14.0).repeat_interleave(14)[:, None]  # rows
     embeddings.position_embeddings.data = table
-    _fit_vit(network, 64, 320)
+    fit_vit(network, 64, 320)
     grid = embeddings.position_embeddings[0, 1:, 0].detach().reshape(4, 20)
     assert torch.allclose(grid, grid[:, :1].expand(-1, 20), atol=1e-5)
     assert (grid[1:, 0] > grid[:-1, 0]).all()
