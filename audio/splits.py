@@ -105,12 +105,20 @@ def leaked_groups(manifest: Manifest) -> list[tuple[Clip, Clip]]:
     return list(found.values())
 
 
-def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
+def untrained_labels(manifest: Manifest) -> list[str]:
+    """Return the classes that no training clip has, sorted."""
+    return sorted(set(manifest.labels) - set(manifest.in_split("train").labels))
+
+
+def check_splits(manifest: Manifest, *, allow_leakage: bool = False, is_fold: bool = False) -> None:
     """Hold a split manifest to the rules.
+
+    is_fold: one turn of several, in which a rare class may happen to be all in the test.
 
     Raises:
         ManifestError: a group on two sides (unless that is allowed), no clips to train or validate
-            on, fewer than two classes, or a class that is tested but never trained.
+            on, fewer than two classes, or a class that is never trained; of a fold, only if half
+            of the test is of such classes.
     """
     leaks = [] if allow_leakage else leaked_groups(manifest)
     for first, clip in leaks[:1]:
@@ -133,9 +141,16 @@ def check_splits(manifest: Manifest, *, allow_leakage: bool = False) -> None:
             f"the training clips have {len(trained)} class; at least 2 are needed. In a folder of "
             "clips each class is a subfolder; else give a CSV or --pattern."
         )
-    never = sorted(set(manifest.labels) - trained)
-    if never:
+    never = untrained_labels(manifest)
+    if never and not is_fold:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
+    test = manifest.in_split("test").clips
+    strange = [clip for clip in test if not trained.issuperset(clip.classes)]
+    if never and 2 * len(strange) >= len(test):
+        raise ManifestError(
+            f"{len(strange)} of {len(test)} test clips are of classes that no other fold has "
+            f"({', '.join(never)}); change the folds."
+        )
 
 
 def natural_order(name: str) -> tuple[int, float, str]:

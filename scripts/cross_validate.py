@@ -20,6 +20,7 @@ from audio.folds import (
 )
 from audio.leakage import with_known
 from audio.settings import Settings, SettingsError
+from audio.splits import untrained_labels
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
 from scripts.corpus_in import backgrounds_of, read_corpus
 from scripts.origin import heard_before, say_origin
@@ -84,7 +85,12 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         allow = command.split.allow_leakage
         told = {}
         for fold, turn in turns.items():
-            told[fold] = decoded.check(turn, allow_leakage=allow)[1]
+            usable, told[fold] = decoded.check(turn, allow_leakage=allow, is_fold=True)
+            if never := untrained_labels(usable):
+                say(
+                    f"note: all clips of {', '.join(never)} are in fold {fold}, so none is trained "
+                    "when they are tested; they count as wrong."
+                )
             if n := heard_before(settings.training.backbone, turn, allow_leakage=allow):
                 told[fold] = with_known(told[fold], n)
         leakage = {fold: found for fold, found in told.items() if found is not None}
@@ -94,7 +100,8 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         names = _folder_names(list(turns))
         folds = []
         for number, (fold, turn) in enumerate(turns.items(), start=1):
-            mine = replace(decoded.split_as(turn, allow_leakage=allow), leakage=told[fold])
+            mine = decoded.split_as(turn, allow_leakage=allow, is_fold=True)
+            mine = replace(mine, leakage=told[fold])
             say(f"fold {fold} ({number} of {len(turns)}): {mine.manifest.describe()}")
             home = RunFolder(folder.path / names[fold])
             found = _fit_fold(home, settings, mine, command.scheduling, argv)

@@ -200,6 +200,8 @@ def _example_pictures(
     shown: list[dict[str, str]] = []
     for label in clips.labels:
         mine = [i for i, clip in enumerate(manifest.clips) if label in clip.classes][:3]
+        if not mine:  # a rare class that is all in the test
+            continue
         levels, n_valid = train.levels(np.array(mine), model, None)
         for k, (i, level, n) in enumerate(zip(mine, levels.cpu(), n_valid.tolist(), strict=True)):
             name = f"examples/{clips.labels.index(label):03d}_{k}.png"

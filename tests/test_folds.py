@@ -251,6 +251,33 @@ def test_folds_are_drawn_where_the_corpus_has_none(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["pooled"]["n"] == 12
 
 
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling", "logits"])
+def test_a_class_of_a_single_clip_is_cross_validated_and_told_of(balance, tmp_path, capsys):
+    for k, (kind, n) in enumerate((("x", 9), ("y", 6), ("rare", 1))):
+        for i in range(n):
+            layouts.sound(tmp_path / "c" / kind / f"{i}.wav", 4 * k, i)
+    command = ["finetune", str(tmp_path / "c"), "--out", str(tmp_path / "m"), *FAST]
+    command += ["--epochs", "1", "--balance", balance, "--draw-folds", "3"]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("all clips of rare are in fold") == 1
+    assert json.loads(printed.out.splitlines()[-1])["pooled"]["n"] == 16
+    (row,) = (
+        row
+        for row in csv.DictReader((tmp_path / "m" / "out_of_fold.csv").open())
+        if row["label"] == "rare"
+    )
+    assert 0 < float(row["rare"]) < 1  # never trained, all the same a class
+    assert row["predicted"] != "rare" or balance != "none"
+
+
+def test_folds_that_are_the_classes_are_refused():
+    clips = [Clip(Path(f"{k}{i}.wav"), k, fold=k) for k in "xyz" for i in range(4)]
+    manifest = Manifest(tuple(clips), Path())
+    with pytest.raises(ManifestError, match=r"4 of 4 test clips .* \(x\); change the folds"):
+        assign_fold(manifest, "x", SplitSettings())
+
+
 def test_what_contradicts_folds_is_refused(esc, tmp_path, capsys):
     command = ["finetune", "esc50", "--root", str(esc), "--folds", "--out", str(tmp_path / "m")]
     assert cli.main([*command, "--test-folds", "2"]) == 1
