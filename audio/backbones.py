@@ -158,6 +158,11 @@ def _read_config(source: str) -> Any:
     except (OSError, ValueError, json.JSONDecodeError) as error:
         first = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone={source!r} cannot be read: {first}") from None
+    if config.model_type == "melbandit":
+        raise BackboneError(
+            f"backbone={source!r} is a model of melbandit's on the hub; download it (hf download "
+            f"{source} --local-dir FOLDER) and give the folder."
+        )
     _classes(config.model_type)
     return config
 

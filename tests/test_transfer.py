@@ -145,6 +145,19 @@ def test_what_is_no_model_is_not_taken_for_one(checkpoints: dict[str, str], tmp_
         )
 
 
+def test_one_on_the_hub_is_to_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    from audio.model_config import SpectrogramClassifierConfig
+
+    def found(source: str) -> Any:
+        return SpectrogramClassifierConfig()
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", found)
+    with pytest.raises(BackboneError, match="hf download them/birds --local-dir FOLDER"):
+        preset_for("them/birds")
+
+
 # --- the commands --------------------------------------------------------------------------------
 
 
