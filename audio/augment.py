@@ -48,8 +48,8 @@ class WaveformDraw:
     gain_db: added level. turn: share of its own length that a clip is rotated by. speed: 1.1 plays
     in 1 / 1.1 of the time. noise_snr_db: NaN adds none. noise_slope: spectrum falls as
     `f ** -slope`, 0 white to 1 brown in amplitude. filter_db: (batch, knots), gain at frequencies
-    evenly spaced in octaves. noise_seed: of the noise's samples, which differ between a CPU and a
-    GPU. What follows is None where it is off, and NaN for a clip that it leaves alone.
+    evenly spaced in octaves from 62.5 Hz. noise_seed: of the noise's samples, which differ between
+    a CPU and a GPU. What follows is None where it is off, and NaN for a clip that it leaves alone.
     pitch_semitones: what the pitch moves by. sign: -1 turns a clip upside down. low_pass_hz,
     high_pass_hz: cut-offs. rt60_s, early (batch, reflections), direct_db, room_seed: a room's, see
     `room_response`. other, other_snr_db: which clip of the batch is in the background, at which
@@ -154,7 +154,7 @@ def apply_waveform(
         waveform, n_valid = turn_and_speed(waveform, n_valid, draw.turn, draw.speed)
     waveform = _apply_to_sound(waveform, n_valid, draw, sample_rate_hz)
     if draw.filter_db.any():
-        waveform = bend(waveform, draw.filter_db)
+        waveform = bend(waveform, draw.filter_db, sample_rate_hz=_needed(sample_rate_hz))
     if draw.gain_db.any():
         gain = torch.from_numpy(10 ** (draw.gain_db / 20)).to(waveform)
         waveform = waveform * gain[:, None]
@@ -166,6 +166,12 @@ def apply_waveform(
     return waveform * _inside(waveform, n_valid), n_valid
 
 
+def _needed(sample_rate_hz: float | None) -> float:
+    if sample_rate_hz is None:
+        raise ValueError("pitch, cut-offs, rooms and the filter need sample_rate_hz; give it.")
+    return sample_rate_hz
+
+
 def _apply_to_sound(
     waveform: Tensor, n_valid: Tensor, draw: WaveformDraw, sample_rate_hz: float | None
 ) -> Tensor:
@@ -173,10 +179,9 @@ def _apply_to_sound(
     asked = (draw.pitch_semitones, draw.low_pass_hz, draw.high_pass_hz, draw.rt60_s)
     if all(values is None for values in (*asked, draw.sign)):
         return waveform
-    if sample_rate_hz is None:
-        if any(values is not None for values in asked):
-            raise ValueError("pitch, cut-offs and rooms need sample_rate_hz; give it.")
-        sample_rate_hz = 1.0  # a sign has no rate
+    if any(values is not None for values in asked):
+        sample_rate_hz = _needed(sample_rate_hz)
+    sample_rate_hz = sample_rate_hz or 1.0  # a sign has no rate
     if draw.pitch_semitones is not None:
         waveform = shift_pitch(waveform, draw.pitch_semitones, sample_rate_hz=sample_rate_hz)
         waveform = waveform * _inside(waveform, n_valid)  # what smeared past the end is no sound

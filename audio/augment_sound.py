@@ -24,6 +24,7 @@ _OVERLAP = 4  # grains over each sample; 8 takes twice the time, and flutters le
 _ORDER = 4  # of the Butterworth curves: 24 dB an octave
 _LEAST_POWER = 1e-20
 _EXACT = 5e-4  # of a speed
+_LOWEST_KNOT_HZ = 62.5
 _SILENCE = 32  # samples between a clip's end and its beginning
 
 
@@ -133,16 +134,19 @@ def fast_lengths(width: int, speed: float) -> tuple[int, int]:
     return before, after
 
 
-def bend(waveform: Tensor, filter_db: Array) -> Tensor:
-    """Return each clip, its spectrum bent by a curve through knots evenly spaced in octaves.
+def bend(waveform: Tensor, filter_db: Array, *, sample_rate_hz: float) -> Tensor:
+    """Return each clip, its spectrum bent by a curve through knots evenly spaced in octaves, from
+    62.5 Hz, below which the curve is level, to the Nyquist frequency.
 
     filter_db: (batch, knots).
     """
     n = waveform.shape[1]
-    n_bins = n // 2 + 1
-    octave = np.log2(np.arange(1, n_bins + 1))
-    place = octave / octave[-1] * (filter_db.shape[1] - 1) if n_bins > 1 else np.zeros(1)
-    low = np.minimum(place.astype(int), filter_db.shape[1] - 2)
+    highest = sample_rate_hz / 2
+    lowest = min(_LOWEST_KNOT_HZ, highest / 2)
+    f = np.maximum(np.fft.rfftfreq(n, 1 / sample_rate_hz), lowest)
+    n_spans = filter_db.shape[1] - 1
+    place = np.minimum(np.log2(f / lowest) / np.log2(highest / lowest), 1) * n_spans
+    low = np.minimum(place.astype(int), n_spans - 1)
     part = place - low
     curve_db = filter_db[:, low] * (1 - part) + filter_db[:, low + 1] * part
     gain = torch.from_numpy((10 ** (curve_db / 20)).astype(np.float32)).to(waveform.device)

@@ -89,7 +89,9 @@ def one(batch: int, rate: float, compiled: bool, rounds: int) -> None:
         with torch.no_grad():
             waveform, n_valid = sound.cuda(non_blocking=True), lengths.cuda(non_blocking=True)
             drawn = draw_waveform(rng, settings.augmentation, batch)
-            waveform, n_valid = apply_waveform(waveform, n_valid, drawn)
+            waveform, n_valid = apply_waveform(
+                waveform, n_valid, drawn, sample_rate_hz=settings.spectrogram.sample_rate_hz
+            )
             level = model.log_mel(waveform, n_valid)
             made = model.log_mel.normalise(level, n_valid)
             frames = model.log_mel.valid_frames(n_valid).clamp_max(made.shape[-1])
