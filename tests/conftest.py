@@ -65,6 +65,7 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     ast: 128 x 1024, patches of 16, stride 10. whisper-asr, whisper-classifier: 80 bands x 3000
     frames, saved for transcription and for classification. vit: 224 x 224 RGB, patches of 16.
     """
+    import torch
     import transformers as t
 
     root = tmp_path_factory.mktemp("checkpoints")
@@ -75,12 +76,14 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     whisper |= {"decoder_ffn_dim": 48, "vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1}
     whisper |= {"eos_token_id": 2, "decoder_start_token_id": 1, "classifier_proj_size": 24}
     whisper |= {"num_labels": 5}
-    networks = {
-        "ast": t.ASTForAudioClassification(t.ASTConfig(**wide)),
-        "vit": t.ViTForImageClassification(t.ViTConfig(**wide)),
-        "whisper-asr": t.WhisperForConditionalGeneration(t.WhisperConfig(**whisper)),
-        "whisper-classifier": t.WhisperForAudioClassification(t.WhisperConfig(**whisper)),
-    }
+    with torch.random.fork_rng(devices=[]):  # the same weights whichever test is first to ask
+        torch.manual_seed(0)
+        networks = {
+            "ast": t.ASTForAudioClassification(t.ASTConfig(**wide)),
+            "vit": t.ViTForImageClassification(t.ViTConfig(**wide)),
+            "whisper-asr": t.WhisperForConditionalGeneration(t.WhisperConfig(**whisper)),
+            "whisper-classifier": t.WhisperForAudioClassification(t.WhisperConfig(**whisper)),
+        }
     for kind, network in networks.items():
         randomise(network)
         network.save_pretrained(root / kind)
