@@ -79,6 +79,12 @@ def build_network(description: dict[str, Any]) -> nn.Module:
     return made
 
 
+def frames_a_token(network: Any) -> int:
+    """Return how many frames one token of a Whisper encoder covers, its stem's strides included."""
+    stride: int = network.encoder.conv1.stride[0] * network.encoder.conv2.stride[0]
+    return stride * network.stem.time_stride if hasattr(network, "stem") else stride
+
+
 def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Tensor:
     """Return the logits, float32 (batch, n_labels).
 
@@ -88,7 +94,7 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
     config = network.config
     if config.model_type == WHISPER:
         encoder = network.encoder
-        stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
+        stride = frames_a_token(network)
         if hasattr(network, "stem"):
             built_for = (config.num_mel_bins // network.stem.channels, config.max_source_positions)
             n_mels, n_frames = features.shape[1:]
@@ -102,7 +108,6 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
                     f"the network was built for {built_for[0]} x {built_for[1]}; give it windows "
                     "of its own clip_s."
                 )
-            stride *= network.stem.time_stride
             if is_plain(network):
                 pooled = pooled_tokens(network, network.stem.maps(features), frames, stride)
                 return network.classifier(network.projector(pooled)).float()  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,18 @@ def leaked_content(manifest: Manifest, digests: Iterable[str | None]) -> list[tu
     return pairs
 
 
-def known_clips(manifest: Manifest, earlier: Manifest, sides: Collection[str]) -> list[Clip]:
-    """Return the clips on some sides of the split that an earlier fit was trained on.
+def known_clips(manifest: Manifest, earlier: Manifest) -> frozenset[str]:
+    """Return the keys of the clips that an earlier fit was trained on.
 
     earlier: the clips of that fit, in its splits. Files are told by their paths, whole or in the
     same pieces.
     """
 
-    def key(clip: Clip) -> tuple[Path, float, float | None]:
+    def place(clip: Clip) -> tuple[Path, float, float | None]:
         return clip.path.resolve(), clip.start_s, clip.duration_s
 
-    trained = {key(clip) for clip in earlier.in_split("train").clips}
-    return [clip for clip in manifest.clips if clip.split in sides and key(clip) in trained]
+    trained = {place(clip) for clip in earlier.in_split("train").clips}
+    return frozenset(clip.key for clip in manifest.clips if place(clip) in trained)
 
 
 def check_leakage(

@@ -142,11 +142,13 @@ def check_splits(manifest: Manifest, *, allow_leakage: bool = False, is_fold: bo
             "clips each class is a subfolder; else give a CSV or --pattern."
         )
     never = untrained_labels(manifest)
-    if never and not is_fold:
+    if not never:
+        return
+    if not is_fold:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
     test = manifest.in_split("test").clips
     strange = [clip for clip in test if not trained.issuperset(clip.classes)]
-    if never and 2 * len(strange) >= len(test):
+    if 2 * len(strange) >= len(test):
         raise ManifestError(
             f"{len(strange)} of {len(test)} test clips are of classes that no other fold has "
             f"({', '.join(never)}); change the folds."

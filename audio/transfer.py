@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from audio.backbones import build_network, fit_ast, fit_vit
+from audio.backbones import build_network, fit_ast, fit_vit, frames_a_token
 from audio.scratch import AST, VIT, WHISPER, BackboneError
 
 if TYPE_CHECKING:
@@ -47,14 +47,11 @@ def transferred(
                 f"n_mels={n_mels}, but the model that this fit starts from has {own} bands; set "
                 f"n_mels={own}."
             )
-        encoder = network.encoder
-        stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
-        stride *= network.stem.time_stride if hasattr(network, "stem") else 1
-        config["max_source_positions"] = -(-n_frames // stride)
+        config["max_source_positions"] = -(-n_frames // frames_a_token(network))
     elif description["type"] == AST:
         fit_ast(network, n_mels, n_frames)
-        config |= {"num_mel_bins": max(n_mels, network.config.patch_size)}
-        config |= {"max_length": max(n_frames, network.config.patch_size)}
+        fitted = network.config
+        config |= {"num_mel_bins": fitted.num_mel_bins, "max_length": fitted.max_length}
     elif description["type"] == VIT:
         fit_vit(network, n_mels, n_frames)
         config["image_size"] = list(network.config.image_size)

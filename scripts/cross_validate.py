@@ -23,7 +23,7 @@ from audio.settings import Settings, SettingsError
 from audio.splits import untrained_labels
 from scripts.command import DONE, PARTLY, print_result, progress, read_json, say
 from scripts.corpus_in import backgrounds_of, read_corpus
-from scripts.origin import heard_before, say_origin
+from scripts.origin import heard_before, known_to
 from scripts.run_folder import RunFolder, open_run
 from scripts.schedule import make_schedule, schedule_identity, schedule_text
 from scripts.scored_fit import save_scored, scores_of_clips, settle_and_hear
@@ -84,6 +84,8 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         # all of them before the first training, so that a leak is told at once
         allow = command.split.allow_leakage
         told = {}
+        backbone = settings.training.backbone
+        known = known_to(backbone, decoded.manifest)
         for fold, turn in turns.items():
             usable, told[fold] = decoded.check(turn, allow_leakage=allow, is_fold=True)
             if never := untrained_labels(usable):
@@ -91,12 +93,11 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
                     f"note: all clips of {', '.join(never)} are in fold {fold}, so none is trained "
                     "when they are tested; they count as wrong."
                 )
-            if n := heard_before(settings.training.backbone, turn, allow_leakage=allow):
+            if n := heard_before(backbone, known, usable, allow_leakage=allow):
                 told[fold] = with_known(told[fold], n)
         leakage = {fold: found for fold, found in told.items() if found is not None}
         if allow:
             folder.amend({"allow_leakage": True, "leakage": leakage or None})
-        say_origin(settings.training.backbone, decoded.manifest.labels)
         names = _folder_names(list(turns))
         folds = []
         for number, (fold, turn) in enumerate(turns.items(), start=1):

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 #: Defaults for a checkpoint: its weights are to be kept, not learned anew. Between AST's recipe
 #: for ESC-50 (1e-5, 25 epochs) and that for Speech Commands (2.5e-4, 30 epochs).
 CHECKPOINT_TRAINING = {"learning_rate": 3e-5, "epochs": 15}
-
-
-_NORMALISATION = ("normalisation", "mean_db", "std_db")
+_NORMALISATION = ("normalisation", "mean_db", "std_db")  # of levels, after the pictures
 
 
 @dataclass(frozen=True)

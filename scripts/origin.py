@@ -15,42 +15,44 @@ if TYPE_CHECKING:
     from scripts.clips_in import ClipsIn
 
 
-def say_origin(backbone: str, labels: Collection[str]) -> None:
-    """Say how many of the labels the model that a fit starts from knows, if it is melbandit's."""
+def known_to(backbone: str, manifest: Manifest) -> frozenset[str]:
+    """Return the keys of the clips that the model that a fit starts from was trained on, and say
+    how many of the labels it knows; none where it is not melbandit's, or has no manifest.csv."""
+    from audio.leakage import known_clips
+
     config = own_config(backbone)
-    if config is not None:
-        known = len(set(labels) & set(config.get("id2label", {}).values()))
-        say(f"starts from {backbone}, which knows {known} of the {len(labels)} classes")
+    if config is None:
+        return frozenset()
+    labels = manifest.labels
+    n = len(set(labels) & set(config.get("id2label", {}).values()))
+    say(f"starts from {backbone}, which knows {n} of the {len(labels)} classes")
+    table = Path(backbone) / "manifest.csv"
+    return known_clips(manifest, read_csv(table)) if table.exists() else frozenset()
 
 
 def heard_before(
     backbone: str,
+    known: Collection[str],
     manifest: Manifest,
     *,
     allow_leakage: bool,
     sides: Collection[str] = ("validation", "test"),
 ) -> int:
-    """Return how many clips on some sides of the split the model that a fit starts from was trained
-    on; 0 where it is not melbandit's, or its folder has no manifest.csv.
+    """Return how many clips on some sides of the split are among those that `known_to` returned.
 
     Raises:
         ManifestError: there are some, and that is not allowed.
     """
-    from audio.leakage import known_clips
-
-    table = Path(backbone) / "manifest.csv"
-    if own_config(backbone) is None or not table.exists():
-        return 0
-    known = known_clips(manifest, read_csv(table), sides)
-    if known and not allow_leakage:
-        first = known[0]
+    heard = [clip for clip in manifest.clips if clip.split in sides and clip.key in known]
+    if heard and not allow_leakage:
+        first = heard[0]
         raise ManifestError(
             f"{manifest.relative(first.path)} in {first.split} was trained on by {backbone}, which "
-            f"this fit starts from ({len(known)} such clips); it would be scored on what it was "
-            f"trained on. Split as that model was ({table} in place of the clips), start from "
-            "another one, or --allow-leakage."
+            f"this fit starts from ({len(heard)} such clips); it would be scored on what it was "
+            f"trained on. Split as that model was ({Path(backbone) / 'manifest.csv'} in place of "
+            "the clips), start from another one, or --allow-leakage."
         )
-    return len(known)
+    return len(heard)
 
 
 def with_origin(
@@ -67,8 +69,8 @@ def with_origin(
     """
     from audio.leakage import with_known
 
-    say_origin(backbone, clips.labels)
-    n = heard_before(backbone, clips.manifest, allow_leakage=allow_leakage, sides=sides)
+    known = known_to(backbone, clips.manifest)
+    n = heard_before(backbone, known, clips.manifest, allow_leakage=allow_leakage, sides=sides)
     if not n:
         return clips
     say(f"note: leakage allowed: {backbone} was trained on {n} clips that score this fit.")

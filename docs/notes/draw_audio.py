@@ -201,8 +201,9 @@ def augmentation() -> Figure:
         draw = draw_waveform(np.random.default_rng(seed), settings, 1)
         title = name.format(turn=100 * draw.turn[0], speed=100 * (draw.speed[0] - 1),
                             snr=draw.noise_snr_db[0])  # fmt: skip
-        heard = apply_waveform(mine, n_valid, draw, sample_rate_hz=16000)
-        return title, transform(*heard)[0].numpy()
+        rate = transform.settings.sample_rate_hz
+        varied = apply_waveform(mine, n_valid, draw, sample_rate_hz=rate)
+        return title, transform(*varied)[0].numpy()
 
     def seen(seed: int, name: str, waveforms: torch.Tensor,
              **on: float) -> tuple[str, np.ndarray]:  # fmt: skip
