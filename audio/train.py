@@ -66,6 +66,7 @@ def fine_tune(
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    wants_scores: Callable[[], bool] | None = None,
     team: Team | None = None,
     schedule: Schedule | None = None,
 ) -> Fit:
@@ -74,9 +75,11 @@ def fine_tune(
     The last epoch, not the best: the learning rate has fallen to zero by then, and choosing an
     epoch by its validation score would flatter that score. With patience it is the best all the
     same, and `Fit.epoch` says which. checkpoint: a file that holds the state after each epoch;
-    where it is there, the fit goes on from it. stop: asked before every step. team: this process's
-    place among several that fit together; by default it is alone. schedule: picks the augmentation
-    step by step; None leaves it as the settings have it.
+    where it is there, the fit goes on from it. stop: asked before every step. wants_scores: asked
+    after each epoch but the last; where it answers no, the validation clips are not scored then and
+    the epoch's dict has no figures of theirs (with patience they are scored always). team: this
+    process's place among several that fit together; by default it is alone. schedule: picks the
+    augmentation step by step; None leaves it as the settings have it.
 
     Raises:
         SettingsError, BackboneError: the settings do not fit the clips or the backbone.
@@ -131,9 +134,11 @@ def fine_tune(
                 f"the training loss is {train_loss} in epoch {epoch + 1}; lower learning_rate."
             )
         row = {"epoch": epoch + 1, "train_loss": train_loss, "learning_rate": rate}
+        is_last = epoch + 1 == training.epochs
         if team.is_first:
-            with weights.evaluated():
-                row |= _validate(model, validation)
+            if wants_scores is None or training.patience or is_last or wants_scores():
+                with weights.evaluated():
+                    row |= _validate(model, validation)
             row["seconds"] = time.perf_counter() - started
         history.append(team.tell(row))
         if training.patience and best_epoch(history) == len(history):

@@ -2,14 +2,16 @@
 `python -m benchmarks.trials --help`.
 
 Both train the same network with the same settings and seeds and score the same clips; the naive
-way gives every trial a process of its own, which imports, decodes each clip with librosa and
-trains with as many threads as there are cores. Ours are two workers of one thread each.
+way gives every trial a process of its own, which imports, decodes each clip with librosa, trains
+with as many threads as there are cores and scores once. Ours are two workers of one thread each,
+which score on the way as a search without a pruner does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import statistics
@@ -29,6 +31,7 @@ from audio.settings import Settings
 from audio.splits import SplitSettings, assign_splits
 from benchmarks.timing import shared_data
 from data.corpus import CorpusSettings, open_corpus
+from rl.workers import CURVE_POINTS
 from scripts.objective import TrainingObjective, settings_of
 
 _RATE_HZ = 16000
@@ -75,11 +78,25 @@ def _start(objective: TrainingObjective) -> None:
     _worker = objective
 
 
+class _Unhindered:
+    """Lets a training go on to its end, and wants what a search without a pruner wants."""
+
+    def __init__(self, n_epochs: int) -> None:
+        self.n_epochs, self.epoch = n_epochs, 0
+
+    def wants(self) -> bool:
+        return (self.epoch + 1) % math.ceil(self.n_epochs / CURVE_POINTS) == 0
+
+    def __call__(self, score: float) -> bool:
+        self.epoch += 1
+        return False
+
+
 def _trial(values: dict[str, Any], seed: int) -> tuple[float, float]:
     """Return the score of a trial, and the seconds of a core that it took."""
     assert _worker is not None
     before = time.process_time()
-    score = _worker(values, seed, lambda: False, lambda _: False).score
+    score = _worker(values, seed, lambda: False, _Unhindered(_worker.epochs)).score
     return score, time.process_time() - before
 
 
@@ -99,7 +116,13 @@ def alone(task: Path) -> None:
         targets = np.array([index[row["label"]] for row in rows], np.int64)
         examples[split] = SoundExamples(waveforms, targets)
     settings = Settings.from_json(given["settings"])
-    fit = fine_tune(examples["train"], examples["validation"], settings, given["labels"])
+    fit = fine_tune(
+        examples["train"],
+        examples["validation"],
+        settings,
+        given["labels"],
+        wants_scores=lambda: False,  # scored once, at its end
+    )
     print(fit.history[-1]["validation_macro_f1"])
 
 

@@ -121,7 +121,7 @@ def epoch_s(trials: Sequence[FrozenTrial]) -> float:
     ended = [
         t for t in trials if t.state.is_finished() and t.intermediate_values and not is_killed(t)
     ]
-    n_epochs = sum(len(t.intermediate_values) for t in ended)
+    n_epochs = sum(t.last_step or 0 for t in ended)
     return sum(lasted_s(t) for t in ended) / max(n_epochs, 1)
 
 

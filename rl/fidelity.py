@@ -138,6 +138,15 @@ def _block(trial: FrozenTrial) -> int | None:
     return trial.user_attrs.get(BLOCK)
 
 
+def _score_at(trial: FrozenTrial, step: int) -> float | None:
+    """Return a trial's score at a step, on the straight line between the two that it reported
+    around it; None before the first and after the last."""
+    steps = sorted(trial.intermediate_values)
+    if not steps or not steps[0] <= step <= steps[-1]:
+        return None
+    return float(np.interp(step, steps, [trial.intermediate_values[s] for s in steps]))
+
+
 class Forecast:
     """What trials of a study are worth: pruned ones by what finished ones foretell, and all as if
     scored on the mean of the blocks.
@@ -154,15 +163,15 @@ class Forecast:
     def line(self, step: int) -> Line:
         """Return the least-squares line from the score at `step` to the last one.
 
-        With fewer than `LEAST_FINISHED` trials that were scored at that step, or all alike there,
-        it is the identity. A falling line would turn the order of settings round, so the slope is
-        at least 0.
+        What a trial would have scored between two of its scores is interpolated. With fewer than
+        `LEAST_FINISHED` trials that tell of the step, or all alike there, the line is the identity.
+        A falling line would turn the order of settings round, so the slope is at least 0.
         """
         if step not in self._lines:
             pairs = [
-                (t.intermediate_values[step], float(t.value or 0.0))
+                (score, float(t.value or 0.0))
                 for t in self._finished
-                if step in t.intermediate_values
+                if (score := _score_at(t, step)) is not None
             ]
             x, y = np.array(pairs).reshape(-1, 2).T
             spread = float(((x - x.mean()) ** 2).sum()) if len(x) else 0.0

@@ -13,7 +13,19 @@ from typing import Any, Protocol
 from rl.space import Setting
 
 Stop = Callable[[], bool]
-Report = Callable[[float], bool]
+
+
+class Report(Protocol):
+    """Hears a training's score after each epoch."""
+
+    def wants(self) -> bool:
+        """Return whether the score after the epoch that ends now is of use to anybody. Where it
+        is not, NaN may be told in its place; who does not ask tells every score."""
+        ...
+
+    def __call__(self, score: float) -> bool:
+        """Hear the score; return whether the training ends here."""
+        ...
 
 
 class Stopped(Exception):
@@ -29,7 +41,7 @@ class TrialResult:
     seconds: float
     """Time it took."""
     curve: list[float] = field(default_factory=list)
-    """The score after each epoch."""
+    """The score after each epoch; NaN where it was not asked for."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Whatever else is worth keeping, JSON-ready."""
 
@@ -42,7 +54,7 @@ class Objective(Protocol):
 
     @property
     def epochs(self) -> int:
-        """Scores that a whole training reports."""
+        """Epochs of a whole training, after each of which it reports."""
         ...
 
     def __call__(self, values: Setting, seed: int, stop: Stop, report: Report) -> TrialResult:

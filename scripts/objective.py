@@ -6,6 +6,7 @@ This is where `rl` and `audio` meet: `rl` calls it with a setting, it trains wit
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import socket
 import tempfile
@@ -103,7 +104,7 @@ class TrainingObjective:
 
     @property
     def epochs(self) -> int:
-        """Scores that a whole training reports."""
+        """Epochs of a whole training, after each of which it reports."""
         return self.settings.training.epochs
 
     def block(self, seed: int) -> int | None:
@@ -129,7 +130,7 @@ class TrainingObjective:
 
         def told(row: Mapping[str, float]) -> None:
             nonlocal is_over
-            is_over = report(row[key])
+            is_over = report(row.get(key, math.nan))
 
         examples = self._examples[self.block(seed) or 0]
         fit = fine_tune(
@@ -139,10 +140,11 @@ class TrainingObjective:
             self.labels,
             on_epoch=told,
             stop=lambda: is_over or stop(),
+            wants_scores=report.wants,
         )
         if fit.stopped and not is_over:
             raise Stopped
-        curve = [row[key] for row in fit.history]
+        curve = [row.get(key, math.nan) for row in fit.history]
         return TrialResult(
             score=curve[fit.epoch - 1],  # the last, but for early stopping
             seconds=time.perf_counter() - started,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,71 @@ def test_halving_spends_few_epochs_on_bad_settings_and_resumes_alike(tmp_path: P
     search(parts, Rising(), agent="dyna-q-ucb", trials=9, pruner="halving")
     again = search(parts, Rising(), agent="dyna-q-ucb", trials=20, pruner="halving")
     assert [t["values"] for t in again.trials] == [t["values"] for t in whole.trials]
+
+
+@dataclass
+class Thrifty(Rising):
+    """Scores only where it is asked to."""
+
+    scored: list[list[int]] = field(default_factory=list)
+    """Of each training, the epochs."""
+    epoch: int = 0
+    """Of the one under way."""
+
+    def __call__(self, values, seed, stop, report) -> TrialResult:
+        self.epoch = 0
+        self.scored.append([])
+
+        def told(score: float) -> bool:
+            self.epoch += 1
+            is_wanted = report.wants()
+            if is_wanted:
+                self.scored[-1].append(self.epoch)
+            return report(score if is_wanted else math.nan)
+
+        return super().__call__(values, seed, stop, told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [3, 6, 9, 10]),
+        ({"stop_epoch": 5}, [2, 4, 5]),
+        ({"trial_epochs": 2}, [1, 2]),
+        ({"pruner": "median"}, [*range(1, 11)]),
+    ],
+)
+def test_what_nobody_reads_need_not_be_scored(tmp_path: Path, settings, expected) -> None:
+    thrifty, rising = Thrifty(), Rising()
+    made = []
+    for name, objective in (("thrifty", thrifty), ("rising", rising)):
+        folder = tmp_path / name
+        folder.mkdir()
+        given = SearchSettings(**SHORT, agent="dyna-q-ucb", trials=4, **settings)
+        n = settings.get("trial_epochs", 10)
+        made.append(
+            run_search(SPACE, objective, given, folder / "s.db", trial_values={"epochs": n})
+        )
+    assert thrifty.scored[:4] == [expected] * 4
+    assert thrifty.scored[4:] == [[10]] * len(thrifty.scored[4:])  # finals
+    assert len(thrifty.scored) == len(rising.given) > 4
+    assert [t["values"] for t in made[0].trials] == [t["values"] for t in made[1].trials]
+    assert [t["score"] for t in made[0].trials] == [t["score"] for t in made[1].trials]
+    assert made[0].best == made[1].best
+
+
+def test_a_trial_that_the_clock_ends_is_scored_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thrifty = Thrifty(epochs=16)  # on the way it is scored after 4, 8 and 12 of them
+    monkeypatch.setattr(
+        "rl.workers.over_budget", lambda *_: len(thrifty.scored) == 3 and thrifty.epoch >= 7
+    )
+    result = search(tmp_path, thrifty, agent="random", minutes=60, trials=3)
+    assert [t["state"] for t in result.trials] == ["complete", "complete", "pruned"]
+    assert thrifty.scored[2] == [4, 7]
+    assert result.trials[2]["stopped_after"] == 7
+    assert result.trials[2]["reached"] == result.trials[2]["curve"][6] > 0
 
 
 def test_a_search_that_minds_the_cost_tries_the_cheap_half_first(tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def test_a_pruned_trial_is_worth_what_the_finished_ones_foretell() -> None:
     assert forecast.score(create_trial(state=TrialState.FAIL)) is None
 
 
+def test_between_two_scores_a_straight_line_is_taken() -> None:
+    rng = np.random.default_rng(4)
+    curves = np.sort(rng.uniform(0, 1, (8, 3)), axis=1)
+    sparse = [create_trial(value=c, intermediate_values={2: a, 4: b, 8: c}) for a, b, c in curves]
+    slope, intercept = np.polyfit((curves[:, 0] + curves[:, 1]) / 2, curves[:, 2], 1)
+    forecast = Forecast(sparse)
+    assert forecast.line(3) == pytest.approx((slope, intercept))
+    assert forecast.line(1) == (1.0, 0.0)  # none of them tells of it
+
+
 def test_with_too_few_finished_trials_the_last_score_stands() -> None:
     few = [finished(0.1 * i, 0.9) for i in range(LEAST_FINISHED - 1)]
     assert Forecast(few).score(pruned(0.25)) == 0.25

@@ -90,6 +90,23 @@ def test_each_epoch_is_told_as_it_ends():
     assert tuple(rows) == fit.history
 
 
+def test_scoring_on_the_way_changes_nothing_and_can_be_left_out():
+    whole = fine_tune(tones(), tones(9), settings(epochs=4, dropout=0.3), LABELS)
+    asked = []
+    sparse = fine_tune(
+        tones(), tones(9), settings(epochs=4, dropout=0.3), LABELS,
+        wants_scores=lambda: asked.append(0) or len(asked) == 2,
+    )  # fmt: skip
+    assert len(asked) == 3  # the last epoch is scored anyway
+    assert ["validation_loss" in row for row in sparse.history] == [False, True, False, True]
+    for row, full in zip(told(sparse), told(whole), strict=True):
+        assert row == {key: full[key] for key in row}
+    patient = fine_tune(
+        tones(), tones(9), settings(epochs=3, patience=2), LABELS, wants_scores=lambda: False
+    )
+    assert all("validation_macro_f1" in row for row in patient.history)
+
+
 # Kill and resume
 
 LIVELY = {"dropout": 0.2, "mixup_percent": 50.0, "noise_percent": 50.0, "speed_percent": 10.0}
