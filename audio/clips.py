@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from audio.files import file_state, write_atomically
-from audio.settings import UserError
+from audio.tables import ManifestError as ManifestError
+from audio.tables import read_csv_rows
 
 SPLITS = ("train", "validation", "test")
 
 COLUMNS = ("path", "label", "group", "fold", "split", "start_s", "duration_s")
-
-
-class ManifestError(UserError):
-    """A manifest or a split breaks a rule; the message gives the place and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -161,55 +158,56 @@ def read_csv(path: Path) -> Manifest:
     from the CSV's own folder.
 
     Raises:
-        ManifestError: a missing column, an empty cell, an unknown split, the same clip twice; the
-            message names the file and the line.
+        ManifestError: a missing column, an empty cell, an unknown split, the same clip twice, or
+            as `read_csv_rows`; the message names the file and the line.
     """
+    header, rows = read_csv_rows(path)
+    names = {name.lower(): name for name in header}
+    several = "labels" in names
+    if several and "label" in names:
+        raise ManifestError(
+            f"{path}: has both label and labels; keep labels where clips have several."
+        )
+    missing = {"path", "labels" if several else "label"} - set(names)
+    if missing:
+        raise ManifestError(
+            f"{path}: no column {' or '.join(sorted(missing))}; the header must name at "
+            f"least path and label, and may name {', '.join(COLUMNS[2:])}. It is: "
+            f"{', '.join(header) or 'empty'}."
+        )
     clips: list[Clip] = []
-    seen: dict[str, int] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            table = csv.DictReader(lines)
-            names = set(table.fieldnames or ())
-            several = "labels" in names
-            if several and "label" in names:
-                raise ManifestError(
-                    f"{path}: has both label and labels; keep labels where clips have several."
-                )
-            missing = {"path", "labels" if several else "label"} - names
-            if missing:
-                raise ManifestError(
-                    f"{path}: no column {' or '.join(sorted(missing))}; the header must name at "
-                    f"least path and label, and may name {', '.join(COLUMNS[2:])}."
-                )
-            for row in table:
-                where = f"{path}:{table.line_num}"
-                label, labels = labels_of_cells(row, where)
-                if not row["path"] or (labels is None and not label):
-                    raise ManifestError(f"{where}: path and label must both have a value.")
-                split = row.get("split") or None
-                if split is not None and split not in SPLITS:
-                    raise ManifestError(
-                        f"{where}: split={split!r} is not one of {', '.join(SPLITS)}."
-                    )
-                clip = Clip(
-                    path=path.parent / row["path"],
-                    label=label,
-                    group=row.get("group") or None,
-                    fold=row.get("fold") or None,
-                    split=split,
-                    start_s=_number(row.get("start_s"), "start_s", where) or 0.0,
-                    duration_s=_number(row.get("duration_s"), "duration_s", where),
-                    labels=labels,
-                )
-                if clip.key in seen:
-                    raise ManifestError(f"{where}: the same clip is on line {seen[clip.key]}.")
-                seen[clip.key] = table.line_num
-                clips.append(clip)
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    seen: dict[str, str] = {}
+    for where, cells in rows:
+        row = {name: cells[as_written] for name, as_written in names.items()}
+        label, labels = labels_of_cells(row, where)
+        if not row["path"] or (labels is None and not label):
+            raise ManifestError(f"{where}: path and label must both have a value.")
+        split = row.get("split") or None
+        if split is not None and split not in SPLITS:
+            raise ManifestError(f"{where}: split={split!r} is not one of {', '.join(SPLITS)}.")
+        clip = Clip(
+            path=_file_of(path.parent, row["path"]),
+            label=label,
+            group=row.get("group") or None,
+            fold=row.get("fold") or None,
+            split=split,
+            start_s=_number(row.get("start_s"), "start_s", where) or 0.0,
+            duration_s=_number(row.get("duration_s"), "duration_s", where),
+            labels=labels,
+        )
+        if clip.key in seen:
+            raise ManifestError(f"{where}: the same clip is on line {seen[clip.key]}.")
+        seen[clip.key] = where.rpartition(":")[2]
+        clips.append(clip)
     if not clips:
         raise ManifestError(f"{path}: lists no clips.")
     return Manifest(tuple(clips), path.parent)
+
+
+def _file_of(folder: Path, cell: str) -> Path:
+    """Return the file that a cell of a table in `folder` names, on Windows perhaps."""
+    path = folder / cell
+    return path if "\\" not in cell or path.exists() else folder / cell.replace("\\", "/")
 
 
 def cells_of_labels(clip: Clip) -> dict[str, str]:
@@ -251,9 +249,7 @@ def split_labels(text: str, where: str) -> tuple[str, ...]:
 
 def write_csv(manifest: Manifest, path: Path) -> None:
     """Write a manifest that `read_csv` reads back; paths relative to the file where possible."""
-    lines = io.StringIO(newline="")
-    table = csv.writer(lines)
-    table.writerow(["path", "labels", *COLUMNS[2:]] if manifest.is_multi_label else COLUMNS)
+    rows: list[list[Any]] = []
     for clip in manifest.clips:
         here = clip.path
         if here.is_relative_to(path.parent):
@@ -262,7 +258,13 @@ def write_csv(manifest: Manifest, path: Path) -> None:
             here = here.absolute()
         duration = "" if clip.duration_s is None else repr(clip.duration_s)
         start = "" if clip.start_s == 0 else repr(clip.start_s)
-        table.writerow(
+        rows.append(
             [here.as_posix(), clip.label, clip.group, clip.fold, clip.split, start, duration]
         )
+    # spaces before a value are part of it in quotation marks alone
+    spaced = any(str(value)[:1] == " " for row in rows for value in row)
+    lines = io.StringIO(newline="")
+    table = csv.writer(lines, quoting=csv.QUOTE_ALL if spaced else csv.QUOTE_MINIMAL)
+    table.writerow(["path", "labels", *COLUMNS[2:]] if manifest.is_multi_label else COLUMNS)
+    table.writerows(rows)
     write_atomically(path, lines.getvalue().encode("utf-8"))

@@ -35,7 +35,8 @@ _MOST_CLIPS = 128  # of one worker at once; 32 are a tenth slower where clips la
 _FEWEST_CLIPS = 8
 _SHARES_EACH = 8  # so that no worker has much to do when the others are done
 _MOST_SAMPLES = 1 << 21  # of those clips together: 8 MB
-_LONG_BYTES = 1 << 25  # files from here on are streamed, if only a part of them is shown
+_LONG_BYTES = 1 << 25  # files from here on are streamed, if only a part of them is shown,
+_LONG_S = 60.0  # and pieces of them from here on
 
 
 class Sink(Protocol):
@@ -50,8 +51,8 @@ class Sink(Protocol):
     def write(self, rows: Sequence[int], levels: Levels, n_valid: Sequence[int]) -> None:
         """Take the levels (n, n_mels, n_frames) of some of the manifest's clips."""
 
-    def skip(self, row: int) -> None:
-        """Be told that a clip cannot be used."""
+    def skip(self, row: int, reason: str) -> None:
+        """Be told that a clip cannot be used, and why."""
 
 
 @dataclass
@@ -96,7 +97,7 @@ class PictureFolder:
         for row, png in zip(rows, pictures, strict=True):
             write_atomically(f"{root}/{self.paths[row]}", png)
 
-    def skip(self, row: int) -> None:
+    def skip(self, row: int, reason: str) -> None:
         pass
 
 
@@ -255,7 +256,7 @@ class _Worker:
         for row, piece in pieces:
             if isinstance(piece, ClipError):
                 outcome.failed[row] = piece.reason
-                self.sink.skip(row)
+                self.sink.skip(row, piece.reason)
                 continue
             waveform, is_longer, note = piece
             held.append((row, waveform))
@@ -299,7 +300,10 @@ class _Worker:
             waveform = trim_silence(waveform, self.cut.trim_db)
         n = self.settings.n_samples
         start = self._start(clip, len(waveform))
-        return waveform[start : start + n], len(waveform) > n, sound.note
+        window = waveform[start : start + n]
+        if len(waveform) > n:
+            window = window.copy()  # a view would keep all of the clip until the others are read
+        return window, len(waveform) > n, sound.note
 
     def _start(self, clip: Clip, length: int) -> int:
         """Return where the window starts in a clip of `length` samples."""
@@ -307,9 +311,11 @@ class _Worker:
         if more <= 0 or self.cut.longer == "start":
             return 0
         if self.cut.longer == "random":
-            # by the clip's name, so that neither order nor number of threads changes it
-            name = zlib.crc32(clip.key.encode("utf-8", "surrogateescape"))
-            return int(np.random.default_rng((self.cut.crop_seed, name)).integers(more + 1))
+            # by the clip's name, so that neither order nor number of threads changes it; by the
+            # end of its path, so that it does not matter how the corpus was given
+            name = f"{'/'.join(clip.path.parts[-2:])}@{clip.start_s:.3f}"
+            seed = zlib.crc32(name.encode("utf-8", "surrogateescape"))
+            return int(np.random.default_rng((self.cut.crop_seed, seed)).integers(more + 1))
         return more // 2
 
     def _is_long(self, clip: Clip) -> bool:
@@ -317,14 +323,16 @@ class _Worker:
             size = clip.path.stat().st_size
         except OSError:
             return False
-        return size >= _LONG_BYTES and clip.duration_s is None and self.cut.trim_db is None
+        is_long = clip.duration_s is None or clip.duration_s >= _LONG_S
+        return size >= _LONG_BYTES and is_long and self.cut.trim_db is None
 
     def _read_long(self, clip: Clip) -> tuple[Waveform, bool, str | None]:
         duration = read_duration_s(clip.path)
         if duration is None or duration <= clip.start_s:
             raise ClipError(clip.path, f"start_s={clip.start_s:g} is past its end.")
         rate = self.settings.sample_rate_hz
-        length = round((duration - clip.start_s) * rate)
+        there_s = duration - clip.start_s
+        length = round(min(there_s, clip.duration_s or there_s) * rate)
         start = round(clip.start_s * rate) + self._start(clip, length)
         n = self.settings.n_samples
         (waveform,) = cut_from_stream(clip.path, [start], n, rate)

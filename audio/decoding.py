@@ -8,10 +8,14 @@ of videos, and caf, wav and others with codecs that libsndfile lacks.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from audio.ffmpeg import av_blocks, av_pieces, read_av
 from audio.riff import read_plain_wav
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 # 18000)". Writers to a pipe put a size that none can have: that is no lie, they did not know.
 _LIE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
 _UNKNOWN_SIZE = 0x7FFF_0000
+_UNKNOWN_FRAMES = 1 << 62  # what libsndfile says of a flac whose writer did not know its length
+
+_REMEDY = "`pip install av` reads more formats"
 
 
 def decode(
@@ -81,14 +88,22 @@ def read_sound(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
         raise unreadable(path, why, second) from None
 
 
+def is_worth_another_try(reason: str) -> bool:
+    """Return whether a file that could not be read for want of PyAV may be now."""
+    return _REMEDY in reason and find_spec("av") is not None
+
+
 def _refuse(path: Path) -> None:
     """Refuse what cannot be sound, as far as the file system knows."""
-    if not path.exists():
-        raise ClipError(path, "no such file.")
-    if path.is_dir():
-        raise ClipError(path, "is a folder.")
-    if path.stat().st_size == 0:
-        raise ClipError(path, "the file is empty.")
+    try:
+        if not path.exists():
+            raise ClipError(path, "no such file.")
+        if path.is_dir():
+            raise ClipError(path, "is a folder.")
+        if path.stat().st_size == 0:
+            raise ClipError(path, "the file is empty.")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ClipError(path, f"cannot be opened ({error.strerror}).") from None
 
 
 def _told_rate(path: Path) -> int | None:
@@ -108,9 +123,7 @@ def _reason(error: Exception) -> str:
 
 
 def _needs_av(path: Path, why: str) -> ClipError:
-    return ClipError(
-        path, f"libsndfile cannot read it ({why}); `pip install av` reads more formats."
-    )
+    return ClipError(path, f"libsndfile cannot read it ({why}); {_REMEDY}.")
 
 
 def _opened(path: Path) -> soundfile.SoundFile:
@@ -119,10 +132,19 @@ def _opened(path: Path) -> soundfile.SoundFile:
     python-soundfile seeks to where it is after each read, at which libsndfile's mp3 decoder loses
     the bits that frames lend one another: the first 400 samples after it come out wrong. It does
     not where it believes that it cannot seek.
+
+    Raises:
+        ClipError: it is headerless.
+        soundfile.LibsndfileError: libsndfile cannot read it.
     """
     import soundfile
 
-    file = soundfile.SoundFile(path)
+    try:
+        file = soundfile.SoundFile(os.fsencode(path))  # its name need not be UTF-8
+    except TypeError:  # its name ends in .raw
+        raise ClipError(
+            path, "samples without a header: their rate is not known; write them as wav."
+        ) from None
     file.seekable = lambda: False
     return file
 
@@ -136,6 +158,8 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Sou
     with _opened(path) as file:
         rate = file.samplerate
         check_rate(path, rate)
+        if file.frames >= _UNKNOWN_FRAMES:
+            return Sound(_read_to_the_end(file, path, start_s, duration_s), rate)
         start = start_of(path, start_s, rate, file.frames)
         if start and file.subtype.startswith("MPEG"):
             file.read(start, dtype="float32")  # seeking in an mp3 is off by up to a frame or more
@@ -150,6 +174,23 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Sou
         raise cut_off(path, told / rate, (start + len(samples)) / rate)
     check_samples(samples, path)
     return Sound(to_mono(samples), rate, note)
+
+
+def _read_to_the_end(
+    file: soundfile.SoundFile, path: Path, start_s: float, duration_s: float | None
+) -> Waveform:
+    """Return the mono samples of a file, or of a piece of it, that does not tell its length."""
+    rate = file.samplerate
+    until = None if duration_s is None else round(start_s * rate) + max(1, round(duration_s * rate))
+    kept, n = [], 0
+    for block in _soundfile_blocks(file, path):
+        kept.append(block)
+        n += len(block)
+        if until is not None and n >= until:
+            break
+    samples = np.concatenate(kept) if kept else np.zeros(0, np.float32)
+    check_samples(samples, path)
+    return samples[start_of(path, start_s, rate, n) : until]
 
 
 def _check_header(file: soundfile.SoundFile, path: Path, until: int | None) -> str | None:
@@ -176,20 +217,24 @@ def _check_header(file: soundfile.SoundFile, path: Path, until: int | None) -> s
 
 
 def read_duration_s(path: Path) -> float | None:
-    """Return a file's length in seconds from its header, or None where that cannot be read."""
+    """Return a file's length in seconds, from its header where that tells, or None where it cannot
+    be read."""
     plain = read_plain_wav(path)
     if plain is not None:
         return len(plain[0]) / plain[1]
     import soundfile
 
     try:
-        return float(soundfile.info(path).duration)
-    except Exception:
-        try:
-            waveform, rate = decode(path)
-            return len(waveform) / rate
-        except ClipError:
-            return None
+        told = soundfile.info(os.fsencode(path))
+        if told.frames < _UNKNOWN_FRAMES:
+            return float(told.duration)
+    except Exception:  # libsndfile cannot read it; another may
+        pass
+    try:
+        rate, blocks = sound_blocks(path)
+        return sum(map(len, blocks)) / rate
+    except ClipError:
+        return None
 
 
 def sound_blocks(path: Path) -> tuple[int, Iterator[Waveform]]:
@@ -244,5 +289,6 @@ def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Wavefor
             n += len(samples)
             if len(samples) < size:
                 break
-        if n < file.frames - file.samplerate // 10:
-            raise cut_off(path, file.frames / file.samplerate, n / file.samplerate)
+        told = file.frames
+        if n < told - file.samplerate // 10 and told < _UNKNOWN_FRAMES:
+            raise cut_off(path, told / file.samplerate, n / file.samplerate)

@@ -48,6 +48,18 @@ def read_av(path: Path, start_s: float, duration_s: float | None) -> Sound:
     """Return the mono samples of a file or of a piece of it.
 
     Raises:
+        ImportError, ClipError, av.FFmpegError: as `read_av_channels`.
+    """
+    samples, rate = read_av_channels(path, start_s, duration_s)
+    return Sound(to_mono(samples), rate)
+
+
+def read_av_channels(
+    path: Path, start_s: float, duration_s: float | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return the samples of a file or of a piece of it, (n, channels), and its rate in Hz.
+
+    Raises:
         ImportError: PyAV is not installed.
         ClipError: there is no sound in it, it is damaged, cut off, or not finite.
         av.FFmpegError: FFmpeg cannot read it.
@@ -72,7 +84,7 @@ def read_av(path: Path, start_s: float, duration_s: float | None) -> Sound:
     if duration_s is not None:
         samples = samples[: int(until) - start]
     check_samples(samples, path)
-    return Sound(to_mono(samples), rate)
+    return samples, rate
 
 
 def av_pieces(path: Path) -> tuple[int, float | None, Iterator[NDArray[np.float32]]]:

@@ -211,23 +211,27 @@ def picture_paths(manifest: Manifest) -> list[Path]:
     A name is the file's own; where two clips of one folder share it, the later ones get a number.
     """
     taken: set[str] = set()
+    last: dict[str, int] = {}  # number that a name was given last
     paths: list[Path] = []
     for clip in manifest.clips:
         stem = clip.path.stem
         if clip.start_s or clip.duration_s:
             stem += f"@{clip.start_s:.3f}"
         folder = f"{clip.split}/{_safe(clip.label)}" if clip.labels is None else str(clip.split)
-        name, n = f"{folder}/{_safe(stem)}", 1
+        first = name = f"{folder}/{_safe(stem)}"
+        n = last.get(first.casefold(), 1)
         while f"{name}.png".casefold() in taken:
             n += 1
-            name = f"{folder}/{_safe(stem)}-{n}"
+            name = f"{first}-{n}"
+        last[first.casefold()] = n
         taken.add(f"{name}.png".casefold())
         paths.append(Path(f"{name}.png"))
     return paths
 
 
 def _safe(name: str) -> str:
-    """Return a label or stem as a file name: no separators, no leading dot."""
+    """Return a label or stem as a file name: no separators, no leading dot, at most 200 bytes."""
+    name = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
     name = name.replace("/", "_").replace("\\", "_").replace("\0", "_")
     return "_" + name[1:] if name.startswith(".") else name
 

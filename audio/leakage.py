@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from audio.clips import Clip, Manifest, ManifestError
 from audio.splits import leaked_groups
 
 _MOST_RECORDED = 20  # pairs named in a record; all are counted
+_TOUCH_S = 1e-3  # pieces that overlap by less only touch: times are rounded to samples
 
 
 def content_digest(samples: NDArray[Any]) -> str | None:
@@ -52,17 +54,26 @@ def leaked_content(manifest: Manifest, digests: Iterable[str | None]) -> list[tu
 
 
 def known_clips(manifest: Manifest, earlier: Manifest) -> frozenset[str]:
-    """Return the keys of the clips that an earlier fit was trained on.
+    """Return the keys of the clips that hold what an earlier fit was trained on.
 
-    earlier: the clips of that fit, in its splits. Files are told by their paths, whole or in the
-    same pieces.
+    earlier: the clips of that fit, in its splits. Files are told by their paths, their pieces by
+    whether they overlap.
     """
 
-    def place(clip: Clip) -> tuple[Path, float, float | None]:
-        return clip.path.resolve(), clip.start_s, clip.duration_s
+    def piece(clip: Clip) -> tuple[float, float]:
+        end = math.inf if clip.duration_s is None else clip.start_s + clip.duration_s
+        return clip.start_s, end - _TOUCH_S
 
-    trained = {place(clip) for clip in earlier.in_split("train").clips}
-    return frozenset(clip.key for clip in manifest.clips if place(clip) in trained)
+    trained: dict[Path, list[tuple[float, float]]] = {}
+    for clip in earlier.in_split("train").clips:
+        trained.setdefault(clip.path.resolve(), []).append(piece(clip))
+
+    def is_known(clip: Clip) -> bool:
+        start, end = piece(clip)
+        pieces = trained.get(clip.path.resolve(), ())
+        return any(start < other_end and other < end for other, other_end in pieces)
+
+    return frozenset(clip.key for clip in manifest.clips if is_known(clip))
 
 
 def check_leakage(

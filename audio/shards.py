@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.clips import ManifestError
+from audio.decoding import is_worth_another_try
 from audio.files import write_all, write_atomically
 from audio.images import from_pixels, level_ranges, pixels_each
 from audio.settings import SpectrogramSettings
@@ -59,8 +60,8 @@ class _Shard:
 class ShardFolder:
     """A sink (`audio.conversion.Sink`) that writes shards. A shard appears when it is whole.
 
-    todo: the manifest's rows that no whole shard holds yet. failed_before: why clips of whole
-    shards could not be used.
+    todo: the manifest's rows that no whole shard holds yet, or one that lacks clips for which there
+    was no PyAV and now is. failed_before: why clips of the other shards could not be used.
     """
 
     may_be_copied = False  # a shard is whole when all its rows have come to one place
@@ -92,16 +93,15 @@ class ShardFolder:
         self._owner = {
             row: (shard, place) for shard in self._shards for place, row in enumerate(shard.rows)
         }
-        self.todo = sorted(
-            row for shard in self._shards if not shard.path.exists() for row in shard.rows
-        )
-        self.failed_before = {
-            shard.rows[int(line["row"])]: line["error"]
-            for shard in self._shards
-            if shard.path.exists()
-            for line in _read_table(shard.path.with_suffix(".csv"))
-            if line["error"]
-        }
+        self.todo: list[int] = []
+        self.failed_before: dict[int, str] = {}
+        for shard in self._shards:
+            failed = _failed(shard) if shard.path.exists() else None
+            if failed is None or any(map(is_worth_another_try, failed.values())):
+                self.todo += shard.rows
+            else:
+                self.failed_before |= failed
+        self.todo.sort()
 
     def __enter__(self) -> Self:
         return self
@@ -134,10 +134,10 @@ class ShardFolder:
             told = {"low_db": float(low[i]), "high_db": float(high[i]), "n_valid": n_valid[i]}
             self._tell(shard, place, told)
 
-    def skip(self, row: int) -> None:
+    def skip(self, row: int, reason: str) -> None:
         """Leave a clip's place empty."""
         shard, place = self._opened(row)
-        self._tell(shard, place, {"error": "cannot be used"})
+        self._tell(shard, place, {"error": reason})
 
     def write_index(self) -> list[dict[str, Any]]:
         """Write index.csv and return its rows, those of clips that could be used."""
@@ -198,6 +198,12 @@ class ShardFolder:
         os.close(shard.file)
         shard.file = None
         self._part(shard).replace(shard.path)  # last: a shard that is there is whole
+
+
+def _failed(shard: _Shard) -> dict[int, str]:
+    """Return why clips of a whole shard could not be used, by the manifest's row."""
+    lines = _read_table(shard.path.with_suffix(".csv"))
+    return {shard.rows[int(line["row"])]: line["error"] for line in lines if line["error"]}
 
 
 def _write_table(path: Path, lines: Sequence[dict[str, Any]]) -> None:

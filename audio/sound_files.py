@@ -33,38 +33,52 @@ _COMPANIONS = frozenset(
 @dataclass(frozen=True)
 class FolderFiles:
     """sounds: the files taken for sound, sorted. others: how many files were not, though nothing
-    about their ending says that they are something else; by ending, in small letters."""
+    about their ending says that they are something else; by ending, in small letters. closed:
+    folders that may not be listed."""
 
     sounds: tuple[Path, ...]
     others: Counter[str] = field(default_factory=Counter)
+    closed: tuple[str, ...] = ()
 
     def note(self, remedy: str = "list them in a CSV") -> str | None:
-        """Return one line about the others, or None where there are none.
+        """Return one line about the others and closed folders, or None where there are none.
 
         >>> FolderFiles((), Counter({".g729": 12, "": 1})).note()
         "13 files are not taken for sound (12 that end in '.g729', 1 without an ending); list them \
 in a CSV if they are."
         """
+        closed = f"{', '.join(self.closed[:3])} may not be listed" if self.closed else ""
         if not self.others:
-            return None
+            return closed or None
         kinds = ", ".join(
             f"{n} that end in {ending!r}" if ending else f"{n} without an ending"
             for ending, n in self.others.most_common(5)
         )
         more = ", ..." if len(self.others) > 5 else ""
         n = self.others.total()
-        return f"{n} files are not taken for sound ({kinds}{more}); {remedy} if they are."
+        told = f"{n} files are not taken for sound ({kinds}{more}); {remedy} if they are."
+        return f"{told} {closed}".strip()
 
 
 def sort_files(folder: Path) -> FolderFiles:
     """Return the files in a folder and below it; none that are hidden, or in a hidden folder.
 
-    A link that leads nowhere counts as a file: whoever reads it says so.
+    Links to folders are followed, each folder once. A link that leads nowhere counts as a file:
+    whoever reads it says so.
     """
     sounds: list[Path] = []
     others: Counter[str] = Counter()
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    closed: list[str] = []
+    seen: set[str] = set()
+    for where, folders, names in os.walk(
+        folder, followlinks=True, onerror=lambda error: closed.append(str(error.filename))
+    ):
+        real = os.path.realpath(where)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             ending = os.path.splitext(name)[1].lower()  # noqa: PTH122, five times pathlib's speed
             if name.startswith(".") or ending in _COMPANIONS:
@@ -76,7 +90,7 @@ def sort_files(folder: Path) -> FolderFiles:
                 sounds.append(Path(path))
             else:
                 others[ending] += 1
-    return FolderFiles(tuple(sorted(sounds)), others)
+    return FolderFiles(tuple(sorted(sounds)), others, tuple(closed))
 
 
 def list_sounds(folder: Path) -> list[Path]:

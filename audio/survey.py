@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
+from audio.ffmpeg import read_av_channels
 from audio.leakage import content_digest, same_content
 from audio.waveform import ClipError, decode
 
@@ -86,14 +88,14 @@ def _digest(mono: NDArray[np.float32], rate: int) -> str | None:
 def _channels(clip: Clip, rate: int, n_samples: int) -> NDArray[np.float32] | None:
     """Return (n, channels) of a file with several, which the mean of channels would hide."""
     try:
-        with soundfile.SoundFile(clip.path) as file:
+        with soundfile.SoundFile(os.fsencode(clip.path)) as file:
             if file.channels == 1:
                 return None
             file.seek(round(clip.start_s * rate))
             samples: NDArray[np.float32] = file.read(n_samples, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError):  # read by PyAV
-        return None
-    return samples if samples.size else None
+    except (soundfile.LibsndfileError, RuntimeError):  # it was read by PyAV
+        samples, _ = read_av_channels(clip.path, clip.start_s, clip.duration_s)
+    return samples if samples.size and samples.shape[1] > 1 else None
 
 
 def _dbfs(amplitude: float) -> float:

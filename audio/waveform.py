@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
-from audio.decoding import decode, read_duration_s, read_sound, sound_blocks
+from audio.decoding import (
+    decode,
+    is_worth_another_try,
+    read_duration_s,
+    read_sound,
+    sound_blocks,
+)
 from audio.files import file_state
 from audio.settings import fingerprint
 from audio.sound import ClipError, Sound, Waveform
@@ -214,7 +220,8 @@ def open_store(
     """Return the manifest's clips decoded at a rate, kept in `folder` for the next time.
 
     A journal (`index.jsonl`) is appended after the samples of every 256 clips, so a decode that was
-    killed goes on from there. Clips that cannot be used are in `failures`.
+    killed goes on from there. Clips that cannot be used are in `failures`; where PyAV was missing
+    and now is there, all is decoded anew.
 
     Raises:
         OSError: the folder cannot be written.
@@ -270,7 +277,8 @@ def open_store(
 
 
 def _read_journal(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the journal's whole rows, or None where it is of something else or not there."""
+    """Return the journal's whole rows, or None where it is of something else, not there, or to be
+    made anew."""
     if not path.exists():
         return None
     rows: list[dict[str, Any]] = []
@@ -279,6 +287,8 @@ def _read_journal(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]] 
             break  # torn by a kill
         rows.append(json.loads(line))
     if not rows or rows[0] != identity:
+        return None
+    if any(is_worth_another_try(row.get("error", "")) for row in rows[1:]):
         return None
     return rows[1:]
 

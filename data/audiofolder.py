@@ -20,18 +20,29 @@ _GROUP_COLUMNS = ("group", "speaker_id", "speaker", "client_id")
 
 
 def holds_audiofolder(folder: Path) -> bool:
-    """Return whether metadata stand in a folder, or in a split's folder in it."""
+    """Return whether metadata stand in a folder, or in a split's folder in it; a metadata.csv
+    without a column file_name is of something else."""
     return bool(_metadata(folder))
 
 
 def _metadata(folder: Path) -> list[Path]:
     below = [f for f in sorted(folder.iterdir()) if f.name.lower() in SPLIT_NAMES and f.is_dir()]
-    found = [f / name for f in (folder, *below) for name in METADATA if (f / name).is_file()]
+    found = [
+        f / name
+        for f in (folder, *below)
+        for name in METADATA
+        if (f / name).is_file() and _tells_of_files(f / name)
+    ]
     for one in found:
         other = one.with_name(METADATA[0])
         if one.name == METADATA[1] and other in found:
             raise ManifestError(f"{one.parent}: both {' and '.join(METADATA)}; keep one.")
     return found
+
+
+def _tells_of_files(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        return "file_name" in next((line for line in lines if line.strip()), "")
 
 
 def read_audiofolder(folder: Path, *, label_column: str = "label") -> Manifest:
@@ -45,7 +56,10 @@ def read_audiofolder(folder: Path, *, label_column: str = "label") -> Manifest:
     """
     tables = _metadata(folder)
     if not tables:
-        raise ManifestError(f"{folder}: no {' or '.join(METADATA)} in it or in a split's folder.")
+        raise ManifestError(
+            f"{folder}: no {' or '.join(METADATA)} with a column file_name in it or in a split's "
+            "folder."
+        )
     clips: list[Clip] = []
     seen: dict[Path, str] = {}
     for table in tables:

@@ -35,7 +35,8 @@ def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifes
 
     A folder is read by the first of these that fits: `settings.pattern`, its manifest.csv, the
     layout of a published corpus, the metadata of an audiofolder, a subfolder a class; above these
-    may stand train, validation and test. With `settings.root`, `source` is a name: a published
+    may stand train, validation and test, and where two of them do, what is beside them is left
+    out. With `settings.root`, `source` is a name: a published
     corpus or one of folder, csv, audiofolder.
 
     Raises:
@@ -54,6 +55,8 @@ def open_corpus(source: Path, settings: CorpusSettings | None = None) -> Manifes
             )
         if str(source) == "audiofolder":
             return read_audiofolder(settings.root, label_column=settings.label_column)
+        if str(source) == "folder" and pattern is None and settings.root.is_dir():
+            return _read_by_folder(settings.root)
         return open_corpus(settings.root, CorpusSettings(pattern=pattern))
     if not source.exists():
         if name is not None:
@@ -86,7 +89,25 @@ def _sounds_or_error(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
             f"{folder}: no sound files in it or below it (looked for *.wav, *.flac, *.ogg, *.mp3 "
             f"and others{'' if note is None else '; ' + note.rstrip('.')})."
         )
-    return files.sounds, () if note is None else (f"{folder}: {note}",)
+    notes = [] if note is None else [note]
+    sounds = tuple(path for path in files.sounds if _is_utf8(path))
+    if len(sounds) < len(files.sounds):  # no manifest, JSON or table could hold their names
+        first = ascii(str(next(path for path in files.sounds if not _is_utf8(path))))
+        notes.append(
+            f"{len(files.sounds) - len(sounds)} files are left out, for their names are not UTF-8 "
+            f"(the first: {first}); rename them."
+        )
+        if not sounds:
+            raise ManifestError(f"{folder}: {notes[-1]}")
+    return sounds, tuple(f"{folder}: {note}" for note in notes)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_by_folder(root: Path) -> Manifest:
@@ -102,8 +123,15 @@ def _read_by_folder(root: Path) -> Manifest:
             )
         label = folders[1] if split else folders[0]
         clips.append(Clip(path, label, split=split))
-    splits = {clip.split for clip in clips}
-    if None in splits and len(splits) > 1:  # a class that happens to be called "test"
+    splits = {clip.split for clip in clips if clip.split is not None}
+    beside = [clip for clip in clips if clip.split is None]
+    if beside and len(splits) > 1:  # _background_noise_ beside train and test
+        clips = [clip for clip in clips if clip.split is not None]
+        notes += (
+            f"{root}: {len(beside)} files beside {', '.join(sorted(splits))} are left out (the "
+            f"first: {beside[0].path.relative_to(root)}).",
+        )
+    elif beside:  # a class that happens to be called "test"
         clips = [Clip(clip.path, clip.path.relative_to(root).parts[0]) for clip in clips]
     return Manifest(tuple(clips), root, notes)
 
@@ -119,25 +147,35 @@ def _read_by_pattern(root: Path, pattern: str) -> Manifest:
     if twice:
         raise ManifestError(f"pattern={pattern!r} names {{{twice[0]}}} twice.")
     parts = re.split(r"(\{\w*\})", pattern)
-    regex = re.compile(
-        "".join(
-            (f"(?P<{part[1:-1]}>.+?)" if part != "{}" else ".+?")
-            if part.startswith("{")
-            else re.escape(part)
-            for part in parts
+
+    def compiled(text: str) -> re.Pattern[str]:
+        """Return the pattern with `text` for what stands in braces."""
+        return re.compile(
+            "".join(
+                (f"(?P<{part[1:-1]}>{text})" if part != "{}" else text)
+                if part.startswith("{")
+                else re.escape(part)
+                for part in parts
+            )
         )
-    )
+
+    regex, longest = compiled(".+?"), compiled(".+")
     clips: list[Clip] = []
+    doubtful: list[str] = []
     paths, notes = _sounds_or_error(root)
     for path in paths:
         below = path.relative_to(root).with_suffix("").as_posix()
-        match = regex.fullmatch(below if "/" in pattern else path.stem)
+        name = below if "/" in pattern else path.stem
+        match = regex.fullmatch(name)
         if match is None:
             raise ManifestError(
                 f"{path}: does not fit --pattern {pattern!r}; mend the pattern, move the file "
                 "away, or give a CSV."
             )
         found = match.groupdict()
+        other = longest.fullmatch(name)
+        if other is not None and other["label"] != found["label"]:
+            doubtful.append(f"{name}: label {found['label']!r}, or {other['label']!r}")
         split = found.get("split")
         if split is not None and split not in SPLITS:
             split = SPLIT_NAMES.get(split.lower())
@@ -149,5 +187,10 @@ def _read_by_pattern(root: Path, pattern: str) -> Manifest:
             Clip(
                 path, found["label"], group=found.get("group"), fold=found.get("fold"), split=split
             )
+        )
+    if doubtful:
+        notes += (
+            f"--pattern {pattern!r} fits {len(doubtful)} names in more than one way; each field "
+            f"takes as little as it can, from the left ({doubtful[0]}).",
         )
     return Manifest(tuple(clips), root, notes)

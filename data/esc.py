@@ -11,11 +11,17 @@ import re
 from pathlib import Path
 
 from audio.clips import Clip, Manifest, ManifestError
+from audio.sound_files import SUFFIXES
 from data.tables import read_table
 
 _META = Path("meta") / "esc50.csv"
 _CLASS_FOLDER = re.compile(r"\d{3} - (.+)")
 _CLIP_NAME = re.compile(r"([1-5])-(\d+)-[A-Z]\d*")
+# class folders of ESC-10, as its own release and that of ESC-50 name them, in small letters
+_TEN = frozenset(
+    "dog bark,rain,sea waves,baby cry,clock tick,person sneeze,helicopter,chainsaw,rooster,"
+    "fire crackling,dog,crying baby,sneezing,crackling fire".split(",")
+)
 
 
 def holds_esc(folder: Path) -> bool:
@@ -24,7 +30,7 @@ def holds_esc(folder: Path) -> bool:
         return True
     classes = [f for f in folder.iterdir() if _CLASS_FOLDER.fullmatch(f.name) and f.is_dir()]
     return len(classes) > 1 and any(
-        _CLIP_NAME.fullmatch(path.stem) for path in sorted(classes[0].iterdir())[:20]
+        _CLIP_NAME.fullmatch(path.stem) for path in _sounds(classes[0])[:20]
     )
 
 
@@ -44,33 +50,40 @@ def read_esc10(folder: Path) -> Manifest:
 
 def _read(folder: Path, *, ten: bool) -> Manifest:
     if not (folder / _META).is_file():
-        return _read_class_folders(folder)
+        return _read_class_folders(folder, ten=ten)
     names = ("filename", "fold", "category", "src_file", *(("esc10",) if ten else ()))
-    there = {path.stem: path for path in sorted((folder / "audio").iterdir())}
+    sounds = _sounds(folder / "audio")
+    there, named = {path.stem: path for path in sounds}, {path.name for path in sounds}
     clips = []
     for _, row in read_table(folder / _META, names):
-        if ten and row["esc10"] != "True":
+        if ten and row["esc10"].casefold() != "true":
             continue
-        # copies in another format (ogg, flac) keep the names of the table but for the ending
         path = folder / "audio" / row["filename"]
-        path = path if path.name == there.get(path.stem, path).name else there[path.stem]
+        if path.name not in named:  # copies in another format keep the names but for the ending
+            path = there.get(path.stem, path)
         clips.append(Clip(path, row["category"], group=row["src_file"], fold=row["fold"]))
     if not clips:
         raise ManifestError(f"{folder / _META}: no row is of ESC-10.")
     return Manifest(tuple(clips), folder)
 
 
-def _read_class_folders(folder: Path) -> Manifest:
+def _sounds(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+
+
+def _read_class_folders(folder: Path, *, ten: bool) -> Manifest:
     clips = []
     for below in sorted(folder.iterdir()):
         match = _CLASS_FOLDER.fullmatch(below.name)
-        for path in sorted(below.iterdir()) if match and below.is_dir() else []:
+        if match is None or not below.is_dir() or (ten and match[1].casefold() not in _TEN):
+            continue
+        for path in _sounds(below):
             name = _CLIP_NAME.fullmatch(path.stem)
-            if match is None or path.name.startswith(".") or path.suffix == ".txt":
-                continue
             if name is None:
                 raise ManifestError(
                     f"{path}: its name is not {{fold}}-{{recording}}-{{take}}; move it away."
                 )
             clips.append(Clip(path, match[1], group=name[2], fold=name[1]))
+    if not clips:
+        raise ManifestError(f"{folder}: no folder of a class of ESC-10 in it.")
     return Manifest(tuple(clips), folder)

@@ -27,7 +27,8 @@ def read_speech_commands(folder: Path) -> Manifest:
     side: dict[str, str] = {}
     for split, name in _LISTS.items():
         lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        side |= {Path(line.strip()).with_suffix("").as_posix(): split for line in lines}
+        names = [line.strip() for line in lines if line.strip()]
+        side |= {Path(name).with_suffix("").as_posix(): split for name in names}
     clips = []
     words = (f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(("_", ".")))
     for word in sorted(words):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from audio.clips import ManifestError
+from audio.tables import ManifestError, read_csv_rows
 
 Row = Mapping[str, str]
 
@@ -19,40 +18,33 @@ def read_table(path: Path, needed: Sequence[str]) -> list[tuple[str, Row]]:
         ManifestError: a needed column is missing or empty, or the file cannot be read.
     """
     rows: list[tuple[str, Row]] = []
-    read = _json_lines if path.suffix == ".jsonl" else _csv_lines
-    try:
-        for where, row in read(path):
-            for name in needed:
-                if not row.get(name):
-                    raise ManifestError(f"{where}: no value for {name}.")
-            rows.append((where, row))
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}).") from None
+    for where, row in _json_lines(path) if path.suffix == ".jsonl" else read_csv_rows(path)[1]:
+        for name in needed:
+            if not row.get(name):
+                raise ManifestError(f"{where}: no value for {name}.")
+        rows.append((where, row))
     if not rows:
         raise ManifestError(f"{path}: lists no clips.")
     return rows
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        table = csv.DictReader(lines)
-        for row in table:
-            yield f"{path}:{table.line_num}", {k: v for k, v in row.items() if k is not None}
-
-
 def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ManifestError(f"{where}: no JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise ManifestError(f"{where}: not an object of columns.")
-            yield where, {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ManifestError(f"{where}: no JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise ManifestError(f"{where}: not an object of columns.")
+        known = {k: v for k, v in row.items() if v is not None}  # null: not there
+        yield where, {k: v if isinstance(v, str) else json.dumps(v) for k, v in known.items()}
 
 
 def find_folder(root: Path, holds: Callable[[Path], bool], *, depth: int = 3) -> Path | None:

@@ -203,14 +203,20 @@ def _check_colormap(name: str) -> None:
 def _settled(
     settings: SpectrogramSettings, durations_s: Sequence[float | None], manifest: Manifest
 ) -> SpectrogramSettings:
-    """Return the settings with `clip_s` taken from the clips where it is not given."""
+    """Return the settings with `clip_s` taken from the training clips where it is not given."""
     from audio.waveform import choose_clip_s
 
     if settings.clip_s is not None:
         return settings
-    known = [seconds for seconds in durations_s if seconds]
+    known = [
+        seconds
+        for seconds, clip in zip(durations_s, manifest.clips, strict=True)
+        if seconds and clip.split == "train"
+    ]
     if not known:
-        raise SettingsError(f"{manifest.root}: no clip's length can be read; give --clip-s.")
+        raise SettingsError(
+            f"{manifest.root}: no training clip's length can be read; give --clip-s."
+        )
     return replace(settings, clip_s=choose_clip_s(known))
 
 

@@ -85,7 +85,6 @@ class RunFolder:
             UserError: the folder holds another run; names what differs.
         """
         record_path = self.path / "settings.json"
-        self.work.mkdir(exist_ok=True)
         identity = json.loads(json.dumps({"command": command} | identity))
         if record_path.exists():
             have = json.loads(record_path.read_text("utf-8"))
@@ -95,17 +94,15 @@ class RunFolder:
                     f"{self.path}: holds a run that differs in {'; '.join(differs[:5])}. Give "
                     "another --out, or --overwrite to start over."
                 )
-            return
-        self.write_json(
-            "settings.json",
-            identity
-            | {
+        else:
+            more = {
                 "argv": ["melbandit", command, *argv],
                 "versions": _versions(),
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
                 "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-            },
-        )
+            }
+            self.write_json("settings.json", identity | more)
+        self.work.mkdir(exist_ok=True)  # after the record, by which the folder is known for ours
 
     def amend(self, more: dict[str, Any]) -> None:
         """Add entries to the record that do not make it another run."""
@@ -147,8 +144,8 @@ def open_run(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
                 f"{path}: is not empty and holds no run of melbandit ({others[0].name} is in it); "
                 "give an empty or new folder."
             )
-        if overwrite:
-            for other in others:
+        if overwrite:  # the record last: a kill on the way leaves a folder that is known for ours
+            for other in sorted(others, key=lambda p: p.name.startswith("settings.json")):
                 if other.is_dir() and not other.is_symlink():
                     shutil.rmtree(other)
                 else:

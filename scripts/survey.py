@@ -40,7 +40,8 @@ class Data:
     clips: Annotated[Path, tyro.conf.Positional]
     """Name of a corpus, folder of clips, or CSV."""
     out: Path | None = None
-    """CSV to write; by default NAME.csv in the current folder. NAME.clips.csv beside it has the
+    """CSV to write; by default NAME.csv in the current folder, NAME.manifest.csv where that is what
+    is read. NAME.clips.csv beside it has the
     figures of each clip."""
     download: bool = False
     """Fetch a published corpus into --root where it is not there; goes on where it was stopped."""
@@ -66,6 +67,10 @@ def data(command: Data) -> int:
         _download(command, name)
     manifest = read_corpus(command.clips, command.corpus)
     out = command.out or Path(f"{_stem(command, name)}.csv")
+    if _is_source(out, command):
+        if command.out is not None:
+            raise UserError(f"--out {out}: is what is read; give another name.")
+        out = out.with_name(f"{out.stem}.manifest.csv")
     details = out.with_name(f"{out.stem}.clips.csv")
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: a manifest is a CSV; give a name that ends in .csv.")
@@ -121,6 +126,13 @@ def _stem(command: Data, name: str | None) -> str:
         return name
     told = command.corpus.root or command.clips
     return told.resolve().stem if told.is_file() else told.resolve().name or "corpus"
+
+
+def _is_source(out: Path, command: Data) -> bool:
+    """Return whether the manifest would replace the table that is read."""
+    source = command.corpus.root or command.clips
+    tables = (source, source / "manifest.csv", source / "metadata.csv")
+    return out.resolve() in [table.resolve() for table in tables]
 
 
 def _write(out: Path, manifest: Manifest, *, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 #: Ten of ESC-50's classes by their target: the ten of ESC-10.
@@ -138,3 +139,20 @@ def tarred(folder: Path, path: Path, *, above: bool = True) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         archive.add(folder, arcname=folder.name if above else ".")
     return path
+
+
+def write_by_ffmpeg(
+    path: Path, wave: np.ndarray, rate: int, codec: str, container: str | None = None
+) -> None:
+    """Write samples, int16 (n, channels), in a format that libsndfile need not know; skips where
+    PyAV is not installed."""
+    av = pytest.importorskip("av")
+    layout = {1: "mono", 2: "stereo"}[wave.shape[1]]
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        if codec.startswith("wma"):
+            stream.bit_rate = 64000  # it has no default
+        frame = av.AudioFrame.from_ndarray(wave.reshape(1, -1), format="s16", layout=layout)
+        frame.rate, frame.pts = rate, 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)

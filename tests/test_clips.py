@@ -38,8 +38,9 @@ _TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\x85\u2028\u2029"),
     min_size=1,
     max_size=12,
-)
-_NAMES = _TEXT.filter(lambda s: "/" not in s and s not in (".", ".."))
+).filter(lambda s: not s.endswith(" "))
+# a backslash parts folders where no file has it in its name
+_NAMES = _TEXT.filter(lambda s: not {"/", "\\"} & set(s) and s not in (".", ".."))
 _CLIPS = st.builds(
     Clip,
     path=_NAMES.map(Path),
@@ -90,10 +91,37 @@ def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_header(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "path;label;group\na.wav;dog;1\nsub/b.wav;cat;2\n",
+        "path\tlabel\tgroup\na.wav\tdog\t1\nsub/b.wav\tcat\t2\n",
+        "Path, Label, Group\na.wav, dog, 1\n,,\nsub/b.wav,cat ,2\n\n",
+        'path,label,group\n"a.wav","dog","1"\n"sub/b.wav", "cat", "2"\n',
+        "path,label,group\na.wav,dog,1\nsub\\b.wav,cat,2\n",
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_and_people_write_it(tmp_path, text):
+    (tmp_path / "m.csv").write_text(text)
+    a, b = read_csv(tmp_path / "m.csv").clips
+    assert (a.path, a.label, a.group) == (tmp_path / "a.wav", "dog", "1")
+    assert (b.path, b.label, b.group) == (tmp_path / "sub" / "b.wav", "cat", "2")
+
+
+def test_a_backslash_in_a_files_own_name_stays(tmp_path):
+    (tmp_path / "a\\b.wav").touch()
+    (tmp_path / "m.csv").write_text("path,label\na\\b.wav,dog\n")
+    assert read_csv(tmp_path / "m.csv").clips[0].path == tmp_path / "a\\b.wav"
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", ("no column label or path",)),
-        ("file,label\na.wav,x\n", ("no column path", "group")),
+        ("file,label\na.wav,x\n", ("no column path", "group", "It is: file, label.")),
+        ("path label\na.wav x\n", ("no column label or path", "It is: path label.")),
+        ('path,label\na.wav,"dog\nb.wav,cat\nc.wav,cat\n', (":4:", "not closed")),
+        ("path,label\na.wav,dog, big\n", (":2:", "3 cells", "header has 2", "quotation marks")),
+        ("path;labels\na.wav;rain;wind\n", (":2:", "3 cells", "holds a ';'")),
         ("path,label\n", ("lists no clips",)),
         ("path,label\na.wav,\n", (":2:", "path and label")),
         ("path,label\na.wav,x\n,x\n", (":3:", "path and label")),

@@ -58,7 +58,7 @@ class Kept:
         for row, level, n in zip(rows, levels, n_valid, strict=True):
             self.levels[row], self.n_valid[row] = level.copy(), n
 
-    def skip(self, row):
+    def skip(self, row, reason):
         self.skipped.append(row)
 
 
@@ -200,7 +200,7 @@ def part(clip, cut, settings=SETTINGS):
     return seen[0]
 
 
-def test_the_part_of_a_longer_clip_is_the_one_asked_for(ramp):
+def test_the_part_of_a_longer_clip_is_the_one_asked_for(ramp, monkeypatch):
     more = 2 * RATE - SETTINGS.n_samples
     assert part(ramp, CutSettings()) == more // 2
     assert part(ramp, CutSettings(longer="start")) == 0
@@ -211,6 +211,9 @@ def test_the_part_of_a_longer_clip_is_the_one_asked_for(ramp):
     assert max(drawn) - min(drawn) > more / 3
     again = part(ramp, CutSettings(longer="random", crop_seed=3))
     assert again == part(ramp, CutSettings(longer="random", crop_seed=3))
+    monkeypatch.chdir(ramp.path.parent.parent)
+    here = replace(ramp, path=ramp.path.relative_to(Path.cwd()))  # the same corpus, given shorter
+    assert again == part(here, CutSettings(longer="random", crop_seed=3))
 
 
 def test_trimming_comes_before_cutting(tmp_path):
@@ -290,11 +293,12 @@ def test_a_recording_of_an_hour_is_converted_in_the_memory_of_a_clip(tmp_path):
         def write(self, rows, levels, n_valid):
             self.n += len(rows)
 
-        def skip(self, row):
+        def skip(self, row, reason):
             raise AssertionError(row)
 
     for clips, cut, n in (
         ([clip], CutSettings(), 1),
+        ([replace(clip, duration_s=3600.0)], CutSettings(), 1),
         (windows.clips, CutSettings(longer="windows"), 360),
     ):
         sink = Counted()
@@ -315,6 +319,26 @@ def test_the_middle_of_a_long_recording_is_that_of_the_whole(tmp_path, monkeypat
     monkeypatch.setattr("audio.conversion._LONG_BYTES", 1000)
     convert_clips([clip], [0], SETTINGS, streamed, workers=1)
     assert np.abs(whole.levels[0] - streamed.levels[0]).max() < 5e-3
+    piece = replace(clip, start_s=5.0, duration_s=30.0)
+    monkeypatch.setattr("audio.conversion._LONG_S", 20.0)
+    convert_clips([piece], [0], SETTINGS, streamed, workers=1)
+    monkeypatch.undo()
+    convert_clips([piece], [0], SETTINGS, whole, workers=1)
+    assert np.abs(whole.levels[0] - streamed.levels[0]).max() < 5e-3
+
+
+def test_the_windows_of_long_clips_are_held_without_the_clips(tmp_path):
+    clips = []
+    for i in range(40):
+        clips.append(Clip(tmp_path / f"{i}.wav", "x", split="train"))
+        soundfile.write(clips[-1].path, noise(60 * 8000, i), 8000)
+    settings = SpectrogramSettings(sample_rate_hz=8000, clip_s=1.0, n_mels=24, n_fft=256,
+                                   win_length=256)  # fmt: skip
+    tracemalloc.start()
+    convert_clips(clips, range(40), settings, Kept(), workers=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6  # the clips together are 77 MB
 
 
 @pytest.mark.parametrize("workers", [1, 2])

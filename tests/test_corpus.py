@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from audio.clips import Clip, ManifestError
@@ -50,6 +53,71 @@ def test_a_class_that_is_called_test_is_a_class(tmp_path):
         "test/take1/a.wav": ("test", None, None, None),
         "music/b.wav": ("music", None, None, None),
     }
+
+
+def test_what_is_beside_two_splits_is_left_out_and_told(tmp_path):
+    touch(tmp_path, *(f"{side}/{label}/a.wav" for side in ("train", "test") for label in "xy"))
+    touch(tmp_path, "_background_noise_/hum.wav", "_background_noise_/more/hiss.wav")
+    manifest = open_corpus(tmp_path)
+    assert manifest.labels == ("x", "y")
+    assert {clip.split for clip in manifest.clips} == {"train", "test"}
+    (note,) = manifest.notes
+    assert "2 files beside test, train are left out" in note
+    assert "_background_noise_/hum.wav" in note
+
+
+def test_a_metadata_csv_without_file_names_is_something_else(tmp_path):
+    touch(tmp_path, "dog/a.wav", "cat/b.wav")
+    (tmp_path / "metadata.csv").write_text("id,species\n1,dog\n")
+    assert open_corpus(tmp_path).labels == ("cat", "dog")
+    (tmp_path / "metadata.csv").write_text("file_name,label\ndog/a.wav,wolf\n")
+    assert open_corpus(tmp_path).labels == ("wolf",)
+    assert open_corpus(Path("folder"), CorpusSettings(root=tmp_path)).labels == ("cat", "dog")
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    touch(tmp_path, "in/dog/a.wav", "elsewhere/b.wav")
+    (tmp_path / "in" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "dog" / "up").symlink_to(tmp_path / "in")
+    assert told(open_corpus(tmp_path / "in")) == {
+        "cat/b.wav": ("cat", None, None, None),
+        "dog/a.wav": ("dog", None, None, None),
+    }
+
+
+def test_folders_that_may_not_be_listed_are_told(tmp_path, monkeypatch):
+    touch(tmp_path, "dog/a.wav", "cat/b.wav")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    (note,) = open_corpus(tmp_path).notes
+    assert f"{tmp_path / 'cat'} may not be listed" in note
+
+
+def test_names_that_are_not_utf8_are_left_out_and_told(tmp_path):
+    touch(tmp_path, "dog/a.wav", os.fsdecode(b"dog/caf\xe9.wav"))
+    manifest = open_corpus(tmp_path)
+    assert told(manifest) == {"dog/a.wav": ("dog", None, None, None)}
+    assert manifest.fingerprint()
+    (note,) = manifest.notes
+    assert "1 files are left out, for their names are not UTF-8" in note
+    (tmp_path / "dog" / "a.wav").unlink()
+    with pytest.raises(ManifestError, match=r"not UTF-8 .*rename them"):
+        open_corpus(tmp_path)
+
+
+def test_a_pattern_that_can_be_read_in_two_ways_is_told(tmp_path):
+    touch(tmp_path, "wolf-grey-1.wav", "dog-2.wav")
+    manifest = open_corpus(tmp_path, CorpusSettings(pattern="{label}-{take}"))
+    assert manifest.labels == ("dog", "wolf")
+    (note,) = manifest.notes
+    assert "fits 1 names in more than one way" in note
+    assert "wolf-grey-1: label 'wolf', or 'wolf-grey'" in note
 
 
 def test_hidden_files_and_other_kinds_are_no_sounds(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from audio.decoding import decode, read_duration_s, read_sound, sound_blocks
 from audio.riff import parse_plain_wav, read_plain_wav
 from audio.sound import ClipError
+from tests import layouts
 
 RATE = 8000
 
@@ -27,19 +29,9 @@ def tone(seconds=1.0, rate=RATE, hz=440.0):
 
 def write_av(path: Path, codec: str, *, rate=RATE, seconds=1.0, layout="mono", container=None):
     """Write a tone by FFmpeg."""
-    av = pytest.importorskip("av")
     wave = np.round(tone(seconds, rate) * 32767).astype(np.int16)
-    with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout=layout)
-        if codec.startswith("wma"):
-            stream.bit_rate = 64000  # it has no default
-        n_channels = {"mono": 1, "stereo": 2}[layout]
-        frame = av.AudioFrame.from_ndarray(
-            np.repeat(wave, n_channels)[None], format="s16", layout=layout
-        )
-        frame.rate, frame.pts = rate, 0
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            out.mux(packet)
+    wave = np.repeat(wave[:, None], {"mono": 1, "stereo": 2}[layout], axis=1)
+    layouts.write_by_ffmpeg(path, wave, rate, codec, container)
 
 
 def is_the_tone(samples, rate, *, hz=440.0):
@@ -147,6 +139,40 @@ def test_without_pyav_the_error_names_it(tmp_path, monkeypatch):
     for read in (decode, lambda path: list(sound_blocks(path)[1])):
         with pytest.raises(ClipError, match=r"a\.m4a: libsndfile cannot read it .*pip install av"):
             read(path)
+
+
+def test_a_flac_whose_writer_did_not_know_its_length_is_read(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(25.0), RATE)
+    whole, _ = decode(path)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # 36 bits of STREAMINFO are the number of samples; 0 is unknown
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert soundfile.info(path).frames > 2**62
+    assert np.array_equal(decode(path)[0], whole)
+    assert np.array_equal(np.concatenate(list(sound_blocks(path)[1])), whole)
+    assert np.array_equal(decode(path, start_s=12.5, duration_s=0.25)[0], whole[100000:102000])
+    assert np.array_equal(decode(path, start_s=24.0, duration_s=9.0)[0], whole[192000:])
+    assert read_duration_s(path) == 25.0
+    with pytest.raises(ClipError, match=r"start_s=26 is past its end at 25\.000 s"):
+        decode(path, start_s=26.0)
+
+
+@pytest.mark.parametrize("read", [decode, sound_blocks])
+def test_names_that_cannot_be_opened_are_told_in_a_line(tmp_path, read):
+    (tmp_path / "a.raw").write_bytes(b"12345678")
+    with pytest.raises(ClipError, match=r"a\.raw: samples without a header"):
+        read(tmp_path / "a.raw")
+    with pytest.raises(ClipError, match=r"cannot be opened .File name too long"):
+        read(tmp_path / ("x" * 300 + ".ogg"))
+
+
+def test_a_name_need_not_be_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.ogg")
+    soundfile.write(os.fsencode(path), tone(), RATE, format="OGG")
+    assert is_the_tone(*decode(path))
+    assert read_duration_s(path) == 1.0
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])

@@ -148,6 +148,13 @@ def test_pieces_of_one_file_have_names_of_their_own():
     assert [str(p) for p in paths] == ["test/x/a@0.000.png", "test/x/a@1.000.png"]
 
 
+def test_a_long_name_fits_into_a_file_system():
+    clips = [Clip(Path(f"{'ä' * 120}{i}.wav"), "x" * 300, split="train") for i in range(3)]
+    paths = picture_paths(Manifest(tuple(clips), Path()))
+    assert len(set(paths)) == 3
+    assert all(len(part.encode()) < 250 for path in paths for part in path.parts)
+
+
 @pytest.mark.parametrize("label", ["../up", "a/b", "..", ".", "a\\b", "nul\0"])
 def test_no_label_leads_out_of_its_folder(label):
     (path,) = picture_paths(Manifest((Clip(Path("a.wav"), label, split="train"),), Path()))

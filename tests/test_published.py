@@ -97,6 +97,31 @@ def test_esc_in_another_format_keeps_its_table(tmp_path):
     assert all(clip.path.is_file() for clip in manifest.clips)
 
 
+def test_what_lies_beside_esc_s_sounds_is_not_taken_for_them(tmp_path):
+    top = layouts.esc50(tmp_path, suffix=".ogg")
+    for path in sorted((top / "audio").glob("*.ogg")):
+        for suffix in (".wav", ".txt", ".png"):
+            path.with_suffix(suffix).write_bytes(b"x")
+    table = top / "meta" / "esc50.csv"
+    table.write_text(table.read_text().replace(".wav", ".ogg"))
+    assert {clip.path.suffix for clip in opened("esc50", tmp_path).clips} == {".ogg"}
+    n = len(opened("esc10", tmp_path))
+    table.write_text(table.read_text().replace("True", "TRUE"))  # a spreadsheet's
+    assert len(opened("esc10", tmp_path)) == n
+
+
+def test_esc10_in_the_first_layout_of_esc50_is_its_ten_classes(tmp_path):
+    for kind, folder in enumerate(("101 - Dog", "302 - Mouse click", "201 - Rain")):
+        for fold in range(1, 6):
+            layouts.sound(tmp_path / folder / f"{fold}-{1000 * fold + kind}-A.ogg", kind, fold)
+        (tmp_path / folder / "1-1001-A.json").write_text("{}")
+        (tmp_path / folder / "Thumbs.db").write_bytes(b"x")
+    assert opened("esc50", tmp_path).labels == ("Dog", "Mouse click", "Rain")
+    ten = opened("esc10", tmp_path)
+    assert ten.labels == ("Dog", "Rain")
+    assert {clip.path.suffix for clip in ten.clips} == {".ogg"}
+
+
 def test_esc_in_its_first_layout_is_known_by_its_names(tmp_path):
     for kind, folder in enumerate(("001 - Dog bark", "002 - Rain")):
         for fold in range(1, 6):
@@ -312,6 +337,17 @@ def test_an_audiofolder_of_json_lines_takes_the_class_from_a_named_column(tmp_pa
         open_corpus(tmp_path)
 
 
+def test_null_in_json_lines_is_no_value(tmp_path):
+    sounds(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.wav", "label": "x", "speaker_id": null, "fold": null, "split": null}\n'
+        '{"file_name": "b.wav", "label": 7, "speaker_id": 3}\n'
+    )
+    a, b = open_corpus(tmp_path).clips
+    assert (a.label, a.group, a.fold, a.split) == ("x", None, None, None)
+    assert (b.label, b.group) == ("7", "3")
+
+
 def test_an_audiofolder_s_folders_are_classes_where_no_column_is(tmp_path):
     sounds(tmp_path, "train/dog/1.wav", "test/cat/2.wav")
     layouts.write_table(
@@ -329,7 +365,8 @@ def test_an_audiofolder_s_folders_are_classes_where_no_column_is(tmp_path):
         ("file_name,label\n../x.wav,a\n", "csv:2: ../x.wav leads out of"),
         ("file_name,label\n/x.wav,a\n", "csv:2: /x.wav leads out of"),
         ("file_name,label\na.wav,a\na.wav,b\n", "csv:3: the same file is in .*csv:2"),
-        ("name,label\na.wav,a\n", "csv:2: no value for file_name"),
+        ("file_name,label\n,a\n", "csv:2: no value for file_name"),
+        ("name,label\na.wav,a\n", "no sound files in it"),
         ("file_name,label,split\na.wav,a,later\n", "split='later' is not one of train"),
     ],
 )

@@ -221,7 +221,7 @@ def test_a_folder_without_a_usable_clip_fails(
         for i in range(5):
             (tmp_path / "in" / label / f"{i}.wav").write_bytes(b"")
     assert cli.main(["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
-    assert "no clip" in capsys.readouterr().err
+    assert "no training clip" in capsys.readouterr().err
 
 
 # --- finetune, predict, report ------------------------------------------------------------------

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from audio.clips import ManifestError
 from audio.images import read_picture
 from audio.shards import open_shards
 from scripts import cli
+from tests import layouts
 
 
 @pytest.fixture
@@ -126,6 +128,31 @@ def test_whole_shards_are_kept_and_the_rest_is_made_again(corpus, tmp_path, caps
     assert (out / "index.csv").read_bytes() == index
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     assert not list(out.rglob("*.part"))
+
+
+def test_why_a_clip_failed_is_kept_and_what_lacked_pyav_is_made_when_it_is_there(
+    corpus, tmp_path, monkeypatch
+):
+    wave = np.random.default_rng(1).normal(0, 1000, (8000, 1)).astype(np.int16)
+    layouts.write_by_ffmpeg(corpus / "class 0" / "8.wav", wave, 16000, "flac", "matroska")
+    out = tmp_path / "o"
+
+    def reasons() -> dict[str, str]:
+        assert convert(corpus, out, "--format", "uint8") == 3
+        with (out / "failures.csv").open(newline="") as lines:
+            return {Path(row["path"]).name: row["reason"] for row in csv.DictReader(lines)}
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    first = reasons()
+    assert sorted(first) == ["7.wav", "8.wav"]
+    assert all("libsndfile cannot read it" in reason for reason in first.values())
+    assert reasons() == first
+    monkeypatch.undo()
+    monkeypatch.setattr(shards, "_SHARD_ROWS", 6)  # was undone, too
+    second = reasons()
+    assert list(second) == ["7.wav"]
+    assert "not a sound file that can be read" in second["7.wav"]
+    assert len(open_shards(out)) == 39
 
 
 def test_a_full_disk_leaves_whole_shards_alone(corpus, tmp_path, monkeypatch, capsys):

@@ -59,6 +59,18 @@ def test_clipping_in_one_of_two_channels_is_seen(tmp_path):
     assert facts.peak_dbfs == pytest.approx(0, abs=0.01)
 
 
+def test_the_channels_of_what_pyav_reads_are_seen(tmp_path):
+    t = np.arange(8000) / 8000
+    loud = np.clip(3 * np.sin(2 * np.pi * 210 * t), -1, 1)
+    both = np.round(32767 * np.stack([loud, noise(0)], axis=1)).astype(np.int16)
+    path = tmp_path / "a.mka"
+    layouts.write_by_ffmpeg(path, both, 8000, "pcm_s16le")
+    facts = clip_facts(Clip(path, "x"))
+    assert facts.channels == 2
+    assert facts.clipped == pytest.approx(0.39, abs=0.05)
+    assert facts.peak_dbfs == pytest.approx(0, abs=0.01)
+
+
 def test_a_full_scale_sine_is_not_clipped():
     t = np.arange(44100) / 44100
     for hz in (997.0, 123.4):
@@ -209,6 +221,20 @@ def test_the_default_name_is_the_corpus_s_and_another_file_is_not_replaced(
     assert run(odd, "--overwrite") == 0
     assert run(odd, "--out", tmp_path / "table.txt") == 1
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_the_table_that_is_read_is_never_replaced(odd, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [path.relative_to(tmp_path) for path in sorted(odd.rglob("*.wav"))[:4]]
+    mine = "path,label,note\n" + "".join(f"{name},x,kept\n" for name in names)
+    (tmp_path / "mine.csv").write_text(mine)
+    assert run("mine.csv") in (0, 3)
+    assert (tmp_path / "mine.csv").read_text() == mine
+    assert len(read_csv(tmp_path / "mine.manifest.csv")) >= 3
+    capsys.readouterr()
+    assert run("mine.csv", "--out", "mine.csv", "--overwrite") == 1
+    assert "mine.csv: is what is read" in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text() == mine
 
 
 def test_download_by_the_command_line(tmp_path, capsys, monkeypatch):

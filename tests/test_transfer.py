@@ -14,6 +14,8 @@ import torch
 
 from audio.backbones import preset_for
 from audio.classifier import ModelError, SpectrogramClassifier
+from audio.clips import Clip, Manifest
+from audio.leakage import known_clips
 from audio.own_model import own_settings
 from audio.scratch import SCRATCH, BackboneError
 from audio.settings import Settings, SpectrogramSettings, TrainingSettings
@@ -229,6 +231,35 @@ def test_clips_that_the_first_fit_was_trained_on_do_not_score_the_second(
         assert "trained on clips of the test" in (tmp_path / "m" / "report.html").read_text()
     if command == "folds":
         assert all(found["trained_on_before"] for found in results["leakage"].values())
+
+
+def test_sound_that_a_fit_was_trained_on_is_known_by_file_and_overlap(tmp_path: Path) -> None:
+    def clip(name: str, start_s: float = 0.0, duration_s: float | None = None) -> Clip:
+        return Clip(tmp_path / name, "x", start_s=start_s, duration_s=duration_s, split="train")
+
+    earlier = Manifest((clip("a.wav"), clip("b.wav", 2.0, 3.0)), tmp_path)
+    known = (
+        clip("a.wav", 0.0, 1.25), clip("a.wav", 7.0), clip("b.wav"), clip("b.wav", 4.5, 9.0),
+        clip("b.wav", 0.0, 2.5), replace(clip("b.wav", 1.0), path=tmp_path / "." / "b.wav"),
+    )  # fmt: skip
+    new = (clip("c.wav"), clip("b.wav", 0.0, 2.0), clip("b.wav", 5.0, 1.0), clip("b.wav", 5.0))
+    found = known_clips(Manifest((*known, *new), tmp_path), earlier)
+    assert found == {one.key for one in known}
+
+
+def test_the_manifest_that_data_writes_does_not_hide_them(
+    first: Path,
+    corpora: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (first / "manifest.csv").open(newline="") as file:
+        trained = {row["group"] for row in csv.DictReader(file) if row["split"] == "train"}
+    table = str(tmp_path / "surveyed.csv")
+    assert cli.main(["data", str(corpora[0]), "--out", table]) == 0
+    fit = ["finetune", table, "--out", str(tmp_path / "m"), "--backbone", str(first)]
+    assert cli.main([*fit, "--threads", "1", "--test-groups", sorted(trained)[0]]) == 1
+    assert f"was trained on by {first}" in capsys.readouterr().err
 
 
 def test_split_as_the_first_was_nothing_leaks(

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from audio.waveform import (
     stream_windows,
     window_starts,
 )
+from tests import layouts
 
 RATE = 16000
 
@@ -84,15 +86,9 @@ def test_a_lossy_file_gives_the_sound_that_was_written(tmp_path, ending):
 
 @pytest.mark.parametrize(("ending", "codec"), [(".m4a", "aac"), (".3gp", "aac"), (".mka", "flac")])
 def test_what_libsndfile_cannot_read_is_read_by_pyav(tmp_path, ending, codec):
-    av = pytest.importorskip("av")
     path = tmp_path / f"a{ending}"
     wave = np.round(tone(seconds=1.0) * 32767).astype(np.int16)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
-        frame.rate, frame.pts = RATE, 0
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
+    layouts.write_by_ffmpeg(path, wave[:, None], RATE, codec)
     with pytest.raises(soundfile.LibsndfileError):
         soundfile.info(path)
     samples, rate = decode(path)
@@ -413,6 +409,20 @@ def test_a_changed_file_is_decoded_anew(corpus, tmp_path):
     after = opened(corpus, tmp_path / "s")[0]
     assert len(after) != len(before)
     assert np.array_equal(after, read_clip(corpus.clips[0], 16000))
+
+
+def test_what_failed_for_want_of_pyav_is_read_when_it_is_there(corpus, tmp_path, monkeypatch):
+    path = corpus.clips[5].path
+    wave = np.round(32767 * tone(300, 0.2)).astype(np.int16)
+    layouts.write_by_ffmpeg(path, wave[:, None], RATE, "flac", "matroska")
+    monkeypatch.setitem(sys.modules, "av", None)
+    before = opened(corpus, tmp_path / "store")
+    assert [Path(name).name for name, _ in before.failures] == ["3.wav", "5.wav"]
+    assert opened(corpus, tmp_path / "store").failures == before.failures
+    monkeypatch.undo()
+    after = opened(corpus, tmp_path / "store")
+    assert [Path(name).name for name, _ in after.failures] == ["3.wav"]
+    assert np.array_equal(after[4], read_clip(corpus.clips[5], 16000))
 
 
 def test_another_rate_is_decoded_anew(corpus, tmp_path):
