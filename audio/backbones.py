@@ -93,7 +93,6 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
     """
     config = network.config
     if config.model_type == WHISPER:
-        encoder = network.encoder
         stride = frames_a_token(network)
         if hasattr(network, "stem"):
             built_for = (config.num_mel_bins // network.stem.channels, config.max_source_positions)
@@ -114,7 +113,7 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
             features = network.stem(features)
         else:
             features = grow(features, config.num_mel_bins, config.max_source_positions * stride)
-        hidden = encoder(features).last_hidden_state
+        hidden = _hidden(network, features)
         n = None if frames is None else own_tokens(frames, hidden.shape[1], stride)
         # the mean and the projection are both linear: one row a clip instead of all tokens
         pooled = pool(hidden, n, network.pooling)
@@ -125,6 +124,17 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
         return network(features.transpose(1, 2)).logits.float()  # type: ignore[no-any-return]
     features = grow(features, *config.image_size)
     return network(features[:, None]).logits.float()  # type: ignore[no-any-return]
+
+
+def _hidden(network: Any, features: Tensor) -> Tensor:
+    """Return what a Whisper encoder tells its head of each token, (batch, tokens, width): the last
+    layer, or of a checkpoint that weighs its layers the weighted sum of all and their input."""
+    weighs = network.config.use_weighted_layer_sum
+    made = network.encoder(features, output_hidden_states=weighs)
+    if not weighs:
+        return made.last_hidden_state  # type: ignore[no-any-return]
+    shares = network.layer_weights.softmax(-1)
+    return sum(x * share for x, share in zip(made.hidden_states, shares, strict=True))  # type: ignore[no-any-return]
 
 
 def grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
@@ -143,6 +153,17 @@ def grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
             f"{have[1]}; give it windows of its own clip_s."
         )
     return nn.functional.pad(features, (0, n_frames - have[1], 0, n_mels - have[0]))
+
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def pickled_alone(folder: Path) -> str | None:
+    """Return the name of pickled weights in a folder that has none as safetensors; None where there
+    are no such, or others beside them."""
+    if any(folder.glob("*.safetensors")):
+        return None
+    return min((p.name for p in folder.glob("*") if p.suffix in _PICKLED), default=None)
 
 
 def _read_config(source: str) -> Any:
@@ -231,15 +252,24 @@ def _ast_preset(backbone: str) -> SpectrogramSettings:
 def load_checkpoint(
     source: str, *, n_mels: int, n_frames: int, n_labels: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a checkpoint's network fitted to a geometry and a new head, and its description.
+    """Return a checkpoint's network fitted to a geometry and a number of labels, and its
+    description. Its head is kept where it has as many labels, else drawn from torch's generator.
 
     source: folder or hub id of an AST, ViT or Whisper checkpoint in safetensors.
 
     Raises:
-        BackboneError: it cannot be read, or cannot be fitted (Whisper's bands are fixed).
+        BackboneError: it cannot be read, its weights are not those that its config tells of, or it
+            cannot be fitted (Whisper's bands are fixed).
     """
     config = _read_config(source)
     _, make_model = _classes(config.model_type)
+    if (pickled := pickled_alone(Path(source))) is not None:
+        name = (config.architectures or [make_model.__name__])[0]
+        raise BackboneError(
+            f"{source}: no model.safetensors in it. {pickled} is not read: unpickling runs "
+            "whatever code is in it. If you trust it, convert it in Python: transformers."
+            f"{name}.from_pretrained({source!r}).save_pretrained({source!r})."
+        )
     try:
         # at the checkpoint's own geometry, so that nothing but the head is made anew
         network, loading = make_model.from_pretrained(
@@ -248,12 +278,19 @@ def load_checkpoint(
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             dtype=torch.float32,
+            return_dict=True,
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone={source!r} cannot be loaded: {first}") from None
-    head = ("classifier", "projector")
+    head = ("classifier", "projector", "layer_weights")
+    for name, stored, told in sorted(loading["mismatched_keys"]):
+        if not name.startswith(head):
+            raise BackboneError(
+                f"backbone={source!r}: its weight {name} is {tuple(stored)}, but its config.json "
+                f"tells of {tuple(told)}; copy the whole checkpoint, config.json too."
+            )
     drawn = sorted(name for name in loading["missing_keys"] if not name.startswith(head))
     if drawn:
         raise BackboneError(
@@ -345,8 +382,9 @@ def freeze_fixed(network: Any) -> None:
 
 
 def head_parameters(network: Any) -> list[nn.Parameter]:
-    """Return the parameters of the classification head."""
+    """Return the parameters of the classification head, and of what weighs the layers for it."""
     heads = [network.classifier]
     if network.config.model_type == WHISPER:
         heads.append(network.projector)
-    return [parameter for head in heads for parameter in head.parameters()]
+    weights = [network.layer_weights] if hasattr(network, "layer_weights") else []
+    return weights + [parameter for head in heads for parameter in head.parameters()]

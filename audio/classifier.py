@@ -25,6 +25,7 @@ from audio.backbones import (
     is_checkpoint,
     load_checkpoint,
     network_logits,
+    pickled_alone,
 )
 from audio.model_config import FORMAT, SpectrogramClassifierConfig
 from audio.own_model import own_config
@@ -41,7 +42,6 @@ from audio.windows import (
 )
 
 _WINDOWS_TOGETHER = 32
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class ModelError(UserError):
@@ -143,9 +143,9 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         if lacking:
             raise ModelError(f"{config_path}: lacks {', '.join(lacking)}; copy the whole folder.")
         if not (folder / "model.safetensors").exists():
-            pickled = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLED)
+            pickled = pickled_alone(folder)
             beside = (
-                f" {pickled[0]} is not read: unpickling runs whatever code is in it."
+                f" {pickled} is not read: unpickling runs whatever code is in it."
                 if pickled
                 else ""
             )

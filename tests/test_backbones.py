@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from audio.classifier import SpectrogramClassifier
 from audio.scratch import SCRATCH, BackboneError, ConvPatches, scratch_network
 from audio.settings import Settings, SettingsError, SpectrogramSettings, TrainingSettings
 
-KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier")
+KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier", "whisper-layers")
 LABELS = tuple("abcde")
 
 
@@ -135,9 +136,8 @@ def test_the_head_is_named(backbone):
     network = made(backbone).network
     names = {id(p): name for name, p in network.named_parameters()}
     found = {names[id(p)].split(".")[0] for p in head_parameters(network)}
-    assert found == (
-        {"classifier", "projector"} if hasattr(network, "projector") else {"classifier"}
-    )
+    heads = {"classifier", "projector", "layer_weights"}
+    assert found == {name for name in heads if hasattr(network, name)}
 
 
 @every_kind
@@ -225,11 +225,12 @@ def test_an_ast_extractor_that_cannot_be_read_is_told(checkpoints, tmp_path):
         preset_for(str(folder))
 
 
-@pytest.mark.parametrize("kind", ["whisper-asr", "whisper-classifier"])
+@pytest.mark.parametrize("kind", ["whisper-asr", "whisper-classifier", "whisper-layers"])
 def test_a_whisper_checkpoint_gives_transformers_logits(checkpoints, kind):
     model = made(checkpoints[kind], clip_s=30.0)
     source = t.WhisperForConditionalGeneration if kind == "whisper-asr" else None
-    theirs = t.WhisperForAudioClassification.from_pretrained(checkpoints["whisper-classifier"])
+    classifier = "whisper-classifier" if source else kind
+    theirs = t.WhisperForAudioClassification.from_pretrained(checkpoints[classifier])
     if source:
         encoder = source.from_pretrained(checkpoints[kind]).model.encoder
         theirs.encoder.load_state_dict(encoder.state_dict())
@@ -475,6 +476,23 @@ def test_the_preset_is_the_checkpoints(checkpoints, kind, n_mels, edges):
     assert preset_for("vit-scratch") == SpectrogramSettings()
 
 
+def config_with(folder: Path, values) -> str:
+    """Return a checkpoint's folder whose config.json says something else."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["ast", "vit", "whisper-asr"])
+def test_a_checkpoint_whose_config_asks_for_tuples_is_read_all_the_same(
+    checkpoints, kind, tmp_path
+):
+    folder = config_with(shutil.copytree(checkpoints[kind], tmp_path / "a"), {"return_dict": False})
+    with torch.no_grad():
+        expected, found = (made(path)(noise(8000)).logits for path in (checkpoints[kind], folder))
+    assert torch.equal(found, expected)
+
+
 def harmed(checkpoints, kind, folder: Path) -> str:
     """Return a folder that is no usable checkpoint, of one kind of harm."""
     network = t.ViTForImageClassification.from_pretrained(checkpoints["vit"])
@@ -489,6 +507,10 @@ def harmed(checkpoints, kind, folder: Path) -> str:
     elif kind == "pickle alone":
         network.config.save_pretrained(folder)
         torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    elif kind in ("other positions", "other width"):
+        network.save_pretrained(folder)
+        changed = {"image_size": 384} if kind == "other positions" else {"hidden_size": 64}
+        config_with(folder, changed)
     elif kind == "cut weights":
         network.save_pretrained(folder)
         file = folder / "model.safetensors"
@@ -507,7 +529,9 @@ def harmed(checkpoints, kind, folder: Path) -> str:
         ("broken config", "cannot be read"),
         ("foreign", "type 'bert' is not supported"),
         ("no weights", "cannot be loaded"),
-        ("pickle alone", "cannot be loaded"),
+        ("pickle alone", "pytorch_model.bin is not read: unpickling runs whatever code is in it"),
+        ("other positions", "position_embeddings is (1, 197, 32), but its config.json tells of (1"),
+        ("other width", "cls_token is (1, 1, 32), but its config.json tells of (1, 1, 64)"),
         ("cut weights", "cannot be loaded"),
         ("patch of 32", "patch size 32"),
     ],
@@ -518,6 +542,17 @@ def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(checkpoints, tmp_
         load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=2)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_converted_as_the_refusal_says(checkpoints, tmp_path):
+    folder = harmed(checkpoints, "pickle alone", tmp_path)
+    with pytest.raises(BackboneError) as error:
+        load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=5)
+    remedy = str(error.value).partition("in Python: ")[2].removesuffix(".")
+    eval(remedy, {"transformers": t})
+    network, _ = load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=5)
+    expected, _ = load_checkpoint(checkpoints["vit"], n_mels=64, n_frames=100, n_labels=5)
+    assert torch.equal(network.classifier.weight, expected.classifier.weight)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

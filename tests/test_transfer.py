@@ -21,7 +21,7 @@ from data.synthetic import SyntheticSettings, write_corpus
 from scripts import cli
 from tests.conftest import randomise
 
-KINDS = (*SCRATCH, "ast", "vit", "whisper-asr")
+KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-layers")
 LABELS = ("bell", "crow", "rain")
 FAST = ["--threads", "1", "--size", "nano", "--epochs", "1"]
 
