@@ -22,7 +22,6 @@ from audio.pooling import MEAN, MEAN_MAX, own_tokens, pool
 from audio.scratch import (
     AST,
     PATCH,
-    SCRATCH,
     VIT,
     WHISPER,
     BackboneError,
@@ -31,7 +30,14 @@ from audio.scratch import (
     scratch_network,
     whole_patches,
 )
-from audio.settings import AST_PRESET, LN_TO_DB, WHISPER_PRESET, SpectrogramSettings
+from audio.settings import (
+    AST_PRESET,
+    LN_TO_DB,
+    SCRATCH,
+    WHISPER_PRESET,
+    SpectrogramSettings,
+    is_scratch,
+)
 
 
 def _classes(model_type: str) -> tuple[Any, Any]:
@@ -193,18 +199,13 @@ def _read_config(source: str) -> Any:
     return config
 
 
-def is_checkpoint(backbone: str) -> bool:
-    """Return whether `backbone` names a checkpoint, not a network from scratch."""
-    return backbone not in SCRATCH
-
-
 def preset_for(backbone: str) -> SpectrogramSettings:
     """Return the spectrogram that a backbone was trained on; `clip_s` is left to the corpus.
 
     Raises:
         BackboneError: the checkpoint cannot be read.
     """
-    if not is_checkpoint(backbone):
+    if is_scratch(backbone):
         return SpectrogramSettings()
     if (own := own_settings(backbone)) is not None:
         return replace(own.spectrogram, clip_s=None)

@@ -22,7 +22,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from audio.backbones import (
     build_network,
     freeze_fixed,
-    is_checkpoint,
     load_checkpoint,
     network_logits,
     pickled_alone,
@@ -30,7 +29,7 @@ from audio.backbones import (
 from audio.model_config import FORMAT, SpectrogramClassifierConfig
 from audio.own_model import own_config
 from audio.scratch import scratch_network
-from audio.settings import Settings, UserError
+from audio.settings import Settings, UserError, is_scratch
 from audio.spectrogram import LogMel
 from audio.transfer import transferred
 from audio.windows import (
@@ -92,11 +91,7 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                 network, description = transferred(
                     cls.load(Path(training.backbone)), labels, **geometry
                 )
-            elif is_checkpoint(training.backbone):
-                network, description = load_checkpoint(
-                    training.backbone, n_labels=len(labels), **geometry
-                )
-            else:
+            elif is_scratch(training.backbone):
                 network = None
                 description = scratch_network(
                     training.backbone,
@@ -104,6 +99,10 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                     dropout=training.dropout,
                     size=training.size,
                     **geometry,
+                )
+            else:
+                network, description = load_checkpoint(
+                    training.backbone, n_labels=len(labels), **geometry
                 )
             model = cls(
                 SpectrogramClassifierConfig(

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audio.settings import Settings
+from audio.settings import Settings, is_scratch
 
 
 def own_config(backbone: str) -> dict[str, Any] | None:
-    """Return the config of the melbandit model in a folder; None where it holds none."""
+    """Return the config of the melbandit model in a folder; None where it holds none, and of a
+    network from scratch, whatever folder has its name."""
+    if is_scratch(backbone):
+        return None
     try:
         config = json.loads((Path(backbone) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

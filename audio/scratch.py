@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from audio.pooling import MEAN_MAX
-from audio.settings import UserError
-
-SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
+from audio.settings import SCRATCH, UserError, is_scratch
 
 AST, VIT, WHISPER = "audio-spectrogram-transformer", "vit", "whisper"
 PATCH = 16
@@ -75,7 +73,7 @@ def scratch_network(
         }
         description = _describe(WHISPER, config, n_labels)
         return description | {"stem": list(channels), "strides": [1, 1], "pooling": MEAN_MAX}
-    if name not in SCRATCH:
+    if not is_scratch(name):
         raise BackboneError(
             f"backbone={name!r} is not one of {', '.join(SCRATCH)}, nor a folder with a "
             "config.json, nor a hub id (owner/name)."

@@ -14,6 +14,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
+
+
+def is_scratch(backbone: str) -> bool:
+    """Return whether `backbone` names a network to be trained from nothing, not a checkpoint.
+
+    >>> is_scratch("ast-scratch"), is_scratch("runs/birds-scratch")
+    (True, False)
+    """
+    return backbone in SCRATCH
+
 
 def setting(default: Any, *, low: float | None = None, high: float | None = None) -> Any:
     """Return a dataclass field that `check_ranges` holds to `[low, high]`."""
@@ -472,7 +483,7 @@ class TrainingSettings(SettingsGroup):
     """CPU threads; 0 uses every core."""
 
     def check_rules(self) -> None:
-        if self.size != "tiny" and not self.backbone.endswith("-scratch"):
+        if self.size != "tiny" and not is_scratch(self.backbone):
             raise SettingsError(
                 f"size={self.size} belongs to a network from scratch, not to the checkpoint "
                 f"{self.backbone}; leave it out."

@@ -17,6 +17,7 @@ from audio.settings import (
     Settings,
     SpectrogramSettings,
     TrainingSettings,
+    is_scratch,
 )
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
@@ -80,7 +81,7 @@ def with_base(command: Any) -> Any:
         if (own := own_settings(backbone)) is not None:
             as_it_was = {name: getattr(own.training, name) for name in CHECKPOINT_TRAINING}
             base = base.with_values(as_it_was)
-        elif not backbone.endswith("-scratch"):
+        elif not is_scratch(backbone):
             base = base.with_values(CHECKPOINT_TRAINING)
         if base == Settings():
             return command
@@ -96,7 +97,7 @@ def _preset(name: str, backbone: str) -> SpectrogramSettings:
     from audio.settings import AST_PRESET, WHISPER_PRESET
 
     if name == "auto":
-        if backbone.endswith("-scratch"):  # known without importing torch
+        if is_scratch(backbone):  # known without importing torch
             return SpectrogramSettings()
         from audio.backbones import preset_for
 
@@ -205,7 +206,7 @@ def _of_pictures(command: Finetune, made: SpectrogramSettings) -> SpectrogramSet
     from scripts.clips_in import check_same_pictures
 
     backbone = command.training.backbone
-    if command.settings is not None or backbone.endswith("-scratch"):
+    if command.settings is not None or is_scratch(backbone):
         check_same_pictures(command.spectrogram, made, SpectrogramSettings())
         return made
     base = _preset(command.preset, backbone)

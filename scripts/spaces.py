@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audio.own_model import own_settings
-from audio.settings import Settings, SettingsError, SpectrogramSettings
+from audio.settings import Settings, SettingsError, SpectrogramSettings, is_scratch
 
 if TYPE_CHECKING:
     from rl.space import Knob, SearchSpace
@@ -33,7 +33,7 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
     space = _named(name)
     dropped: list[str] = []
     knobs = list(space.knobs)
-    if not settings.training.backbone.endswith("-scratch"):
+    if not is_scratch(settings.training.backbone):
         fixed = {spec.name for spec in fields(SpectrogramSettings)} - {"clip_s", "padding"}
         gone = [knob.name for knob in knobs if knob.name in fixed]
         knobs = [knob for knob in knobs if knob.name not in fixed]

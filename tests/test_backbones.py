@@ -15,14 +15,20 @@ import transformers as t
 from audio.backbones import (
     build_network,
     head_parameters,
-    is_checkpoint,
     load_checkpoint,
     network_logits,
     preset_for,
 )
 from audio.classifier import SpectrogramClassifier
-from audio.scratch import SCRATCH, BackboneError, ConvPatches, scratch_network
-from audio.settings import Settings, SettingsError, SpectrogramSettings, TrainingSettings
+from audio.scratch import BackboneError, ConvPatches, scratch_network
+from audio.settings import (
+    SCRATCH,
+    Settings,
+    SettingsError,
+    SpectrogramSettings,
+    TrainingSettings,
+    is_scratch,
+)
 
 KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier", "whisper-layers")
 LABELS = tuple("abcde")
@@ -101,7 +107,7 @@ def test_weights_follow_from_the_seed_and_torchs_generator_is_left_alone(backbon
     torch.manual_seed(78)
     again, other = made(backbone, seed=3).state_dict(), made(backbone, seed=4).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
-    if not is_checkpoint(backbone):
+    if is_scratch(backbone):
         assert any(not torch.equal(first[name], other[name]) for name in first)
 
 

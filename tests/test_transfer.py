@@ -15,8 +15,8 @@ import torch
 from audio.backbones import preset_for
 from audio.classifier import ModelError, SpectrogramClassifier
 from audio.own_model import own_settings
-from audio.scratch import SCRATCH, BackboneError
-from audio.settings import Settings, SpectrogramSettings, TrainingSettings
+from audio.scratch import BackboneError
+from audio.settings import SCRATCH, Settings, SettingsError, SpectrogramSettings, TrainingSettings
 from data.synthetic import SyntheticSettings, write_corpus
 from scripts import cli
 from tests.conftest import randomise
@@ -249,6 +249,38 @@ def test_a_rotating_validation_counts_the_training_clips_too(
     fit += ["--backbone", str(first), "--trials", "1", "--rotate-validation", "--space", "quick"]
     assert cli.main(fit) == 1
     assert "was trained on by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["own", "ast"])
+def test_a_folder_whose_name_ends_in_scratch_is_not_a_network_from_scratch(
+    kind: str, first: Path, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    from scripts.command import parse
+    from scripts.finetune import Finetune, with_base
+    from scripts.spaces import space_for
+
+    source = str(first) if kind == "own" else checkpoints[kind]
+    named = str(shutil.copytree(source, tmp_path / "birds-from-scratch"))
+    commands = [
+        parse(Finetune, "f", ["c", "--out", "o", "--backbone", backbone], base=with_base)
+        for backbone in (source, named)
+    ]
+    assert commands[1].spectrogram == commands[0].spectrogram != SpectrogramSettings()
+    assert commands[1].training == replace(commands[0].training, backbone=named)
+    space, _ = space_for(
+        "default", Settings(commands[1].spectrogram, training=commands[1].training)
+    )
+    assert "n_mels" not in {knob.name for knob in space.knobs}
+    with pytest.raises(SettingsError, match=r"size=base .* not to the checkpoint .*from-scratch"):
+        replace(commands[1].training, size="base")
+
+
+def test_a_folder_named_as_a_network_from_scratch_is_not_taken_for_it(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(first, tmp_path / "whisper-scratch")
+    monkeypatch.chdir(tmp_path)
+    assert own_settings("whisper-scratch") is None
 
 
 def test_a_search_around_a_model_of_its_own_tries_rates_about_that_model_s(first: Path) -> None:
