@@ -35,6 +35,7 @@ from audio.settings import (
     LN_TO_DB,
     SCRATCH,
     WHISPER_PRESET,
+    SettingsError,
     SpectrogramSettings,
     is_scratch,
 )
@@ -210,44 +211,93 @@ def preset_for(backbone: str) -> SpectrogramSettings:
     if (own := own_settings(backbone)) is not None:
         return replace(own.spectrogram, clip_s=None)
     config = _read_config(backbone)
-    if config.model_type == AST:
-        return replace(_ast_preset(backbone), clip_s=None, n_mels=config.num_mel_bins)
-    if config.model_type == WHISPER:
-        return replace(WHISPER_PRESET, clip_s=None, n_mels=config.num_mel_bins)
-    return SpectrogramSettings(n_mels=128)
+    if config.model_type == VIT:
+        return SpectrogramSettings(n_mels=128)
+    of_type = {AST: _ast_preset, WHISPER: _whisper_preset}[config.model_type]
+    try:
+        return replace(of_type(backbone), clip_s=None, n_mels=config.num_mel_bins)
+    except SettingsError as error:
+        raise BackboneError(f"{_extractor_file(backbone)}: {error}") from None
 
 
 def _ast_preset(backbone: str) -> SpectrogramSettings:
     """Return AST's preset with the rate, mean and deviation that a checkpoint's own extractor has:
-    those fitted to other corpora than AudioSet were normalised by other figures.
-
-    Raises:
-        BackboneError: the extractor's file cannot be read.
-    """
+    those fitted to other corpora than AudioSet were normalised by other figures."""
     from transformers import ASTFeatureExtractor
 
-    folder = Path(backbone)
-    if folder.is_dir() and not (folder / "preprocessor_config.json").exists():
-        return AST_PRESET  # saved without its extractor
-    try:
-        own = ASTFeatureExtractor.from_pretrained(backbone)
-    except (OSError, ValueError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BackboneError(
-            f"backbone={backbone!r}: its preprocessor_config.json cannot be read: {first}"
-        ) from None
-    mean, std = (own.mean, own.std) if own.do_normalize else (0.0, 0.5)
-    rate = int(own.sampling_rate)
-    win_length = rate * 25 // 1000  # Kaldi's 25 ms and 10 ms
+    own = _own_extractor(backbone, ASTFeatureExtractor, "sampling_rate", "mean", "std")
+    mean, std = (own["mean"], own["std"]) if own.get("do_normalize", True) else (0.0, 0.5)
+    rate = own["sampling_rate"]
+    win_length = int(rate) * 25 // 1000  # Kaldi's 25 ms and 10 ms
     return replace(
         AST_PRESET,
         sample_rate_hz=rate,
         win_length=win_length,
-        hop_length=rate * 10 // 1000,
-        n_fft=2 ** math.ceil(math.log2(win_length)),
+        hop_length=int(rate) * 10 // 1000,
+        n_fft=2 ** math.ceil(math.log2(max(1, win_length))),
         mean_db=mean * LN_TO_DB,
         std_db=2 * std * LN_TO_DB,
     )
+
+
+_WHISPER_TOP_HZ = 8000.0  # transformers' WhisperFeatureExtractor, at any rate
+
+
+def _whisper_preset(backbone: str) -> SpectrogramSettings:
+    """Return Whisper's preset with the rate, hop and length of the transform that a checkpoint's
+    own extractor has."""
+    from transformers import WhisperFeatureExtractor
+
+    own = _own_extractor(backbone, WhisperFeatureExtractor, "sampling_rate", "hop_length", "n_fft")
+    rate, n_fft = own["sampling_rate"], own["n_fft"]
+    if rate < 2 * _WHISPER_TOP_HZ:
+        raise BackboneError(
+            f"{_extractor_file(backbone)}: sampling_rate={rate}, but Whisper's bands reach to "
+            f"{_WHISPER_TOP_HZ:g} Hz; --preset whisper takes clips at 16000 Hz in its place."
+        )
+    return replace(
+        WHISPER_PRESET,
+        sample_rate_hz=rate,
+        hop_length=own["hop_length"],
+        n_fft=n_fft,
+        win_length=n_fft,
+        f_max_hz=None if rate == 2 * _WHISPER_TOP_HZ else _WHISPER_TOP_HZ,
+    )
+
+
+def _own_extractor(backbone: str, extractor: Any, *numbers: str) -> dict[str, Any]:
+    """Return what a checkpoint's own feature extractor says, and what its class has by default of
+    the `numbers` that it says nothing of, or where it was saved without one.
+
+    Raises:
+        BackboneError: its file cannot be read, or one of the numbers is not one.
+    """
+    default = extractor()
+    values = {name: getattr(default, name) for name in numbers}
+    file = _extractor_file(backbone)
+    if Path(backbone).is_dir() and not Path(file).exists():
+        return values
+    try:
+        values |= extractor.get_feature_extractor_dict(backbone)[0]
+    except (OSError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackboneError(f"{file}: cannot be read ({first}).") from None
+    for name in numbers:
+        value = values[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise BackboneError(
+                f"{file}: {name}={value!r} must be a number; mend it, or copy the file anew."
+            )
+    return values
+
+
+def _extractor_file(backbone: str) -> str:
+    """Return the file that tells of a checkpoint's extractor; a processor's may be its only one."""
+    own, processor = (
+        Path(backbone) / f"{name}_config.json" for name in ("preprocessor", "processor")
+    )
+    return str(processor if processor.exists() and not own.exists() else own)
 
 
 def load_checkpoint(

@@ -224,10 +224,60 @@ def test_an_ast_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path
     assert (found - expected[: len(found)]).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_an_ast_extractor_that_cannot_be_read_is_told(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["ast"], tmp_path / "ast")
-    (folder / "preprocessor_config.json").write_text("{")
-    with pytest.raises(BackboneError, match=r"preprocessor_config\.json cannot be read"):
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"hop_length": 80},
+        {"n_fft": 512, "hop_length": 200},
+        {"sampling_rate": 32000, "hop_length": 320, "n_fft": 800},
+    ],
+    ids=str,
+)
+def test_a_whisper_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path):
+    folder = shutil.copytree(checkpoints["whisper-asr"], tmp_path / "whisper")
+    extractor = t.WhisperFeatureExtractor(chunk_length=1, **own)
+    extractor.save_pretrained(folder)
+    model = made(str(folder), clip_s=1.0)
+    spectrogram = model.settings.spectrogram
+    assert spectrogram.sample_rate_hz == own.get("sampling_rate", 16000)
+    wave = noise(spectrogram.n_samples, batch=1)
+    expected = extractor(
+        wave[0].numpy(), sampling_rate=spectrogram.sample_rate_hz, return_tensors="pt"
+    ).input_features[0]
+    with torch.no_grad():
+        found = model.log_mel.normalise(model.log_mel(wave))[0]
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_processor_that_holds_the_extractor_is_followed(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["whisper-asr"], tmp_path / "whisper")
+    (folder / "processor_config.json").write_text('{"feature_extractor": {"hop_length": 80}}')
+    assert preset_for(str(folder)).hop_length == 80
+
+
+@pytest.mark.parametrize("kind", ["ast", "whisper-asr"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", r"cannot be read \("),
+        ("[1]", r"cannot be read \("),
+        ('{"sampling_rate": null}', "sampling_rate=None must be a number"),
+        ('{"sampling_rate": "16000"}', "sampling_rate='16000' must be a number"),
+        ('{"sampling_rate": NaN}', "sampling_rate=nan must be a number"),
+        ('{"sampling_rate": 500}', "(sample_rate_hz|sampling_rate)=500"),
+        ('{"mean": "x", "hop_length": "x"}', "(mean|hop_length)='x' must be a number"),
+        ('{"std": 0, "n_fft": 0}', "(std_db|n_fft)=0.* is below its least value"),
+        (
+            '{"sampling_rate": 8000, "std": null}',
+            "std=None|8000, but Whisper's bands reach to 8000",
+        ),
+    ],
+)
+def test_an_extractor_that_cannot_be_followed_is_told(checkpoints, tmp_path, kind, text, words):
+    folder = shutil.copytree(checkpoints[kind], tmp_path / "own")
+    (folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(BackboneError, match=rf"own/preprocessor_config\.json: .*({words})"):
         preset_for(str(folder))
 
 
