@@ -15,8 +15,10 @@ from audio.own_model import own_settings
 from audio.settings import (
     AugmentationSettings,
     Settings,
+    SettingsError,
     SpectrogramSettings,
     TrainingSettings,
+    UserError,
     is_scratch,
 )
 from audio.splits import SplitSettings, assign_splits
@@ -74,7 +76,7 @@ class Finetune:
 def with_base(command: Any) -> Any:
     """Return a command (finetune's or search's) whose settings start from its file or preset."""
     if command.settings is not None:
-        base = Settings.from_json(read_json(command.settings)["settings"])
+        base = _settings_in(command.settings)
     else:
         backbone = command.training.backbone
         base = Settings(spectrogram=_preset(command.preset, backbone))
@@ -91,6 +93,24 @@ def with_base(command: Any) -> Any:
         augmentation=base.augmentation,
         training=base.training,
     )
+
+
+def _settings_in(path: Path) -> Settings:
+    """Return the settings in a file that a run wrote.
+
+    Raises:
+        UserError: there are none, or they are not legal; names the file.
+    """
+    groups = read_json(path).get("settings")
+    if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
+        raise UserError(
+            f"{path}: no settings in it; give the settings.json of a run, or a search's "
+            "recommended.json."
+        )
+    try:
+        return Settings.from_json(groups)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def _preset(name: str, backbone: str) -> SpectrogramSettings:
