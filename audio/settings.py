@@ -216,6 +216,11 @@ class SpectrogramSettings(SettingsGroup):
                 f"clip_s={self.clip_s} is {self.n_samples} samples, less than n_fft={self.n_fft}, "
                 f"and edges={self.edges} needs a whole window; raise clip_s or lower n_fft."
             )
+        if self.clip_s is not None and self.n_frames < 1:
+            raise SettingsError(
+                f"clip_s={self.clip_s} gives one frame at hop_length={self.hop_length}, which "
+                "drop_last_frame leaves out; raise clip_s or lower hop_length."
+            )
         if self.compression != "pcen":
             for spec in fields(self):
                 if spec.name.startswith("pcen_") and getattr(self, spec.name) != spec.default:

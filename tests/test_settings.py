@@ -451,6 +451,15 @@ def test_device_decides_where_the_network_is():
         fine_tune(few_sounds(), few_sounds(), trained_with(device="toaster"), "ab")
 
 
+def test_a_window_without_a_frame_is_refused():
+    dropped = {"clip_s": 0.2, "hop_length": 4000, "drop_last_frame": True}
+    with pytest.raises(SettingsError, match=r"clip_s=0\.2 gives one frame at hop_length=4000, whi"):
+        Settings().with_values(dropped)
+    assert Settings().with_values(dropped | {"hop_length": 3200}).spectrogram.n_frames == 1
+    with pytest.raises(SettingsError, match="leaves out; raise clip_s or lower hop_length"):
+        replace(SpectrogramSettings(**dropped | {"clip_s": None}), clip_s=0.2)
+
+
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu", "", "cuda:-1", "cuda:x"])
 def test_a_device_of_another_type_is_refused(name):
     with pytest.raises(SettingsError, match=f"device='{name}' is not one of auto, cpu, cuda, cuda"):
