@@ -27,7 +27,7 @@ from audio.backbones import (
     pickled_alone,
 )
 from audio.model_config import FORMAT, SpectrogramClassifierConfig
-from audio.own_model import own_config
+from audio.own_model import check_dropout, own_config
 from audio.scratch import scratch_network
 from audio.settings import Settings, UserError, is_scratch
 from audio.spectrogram import LogMel
@@ -82,6 +82,7 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         Raises:
             BackboneError: the backbone is unknown or does not fit.
             ModelError: it is a model of melbandit's own that cannot be loaded.
+            SettingsError: a dropout for a checkpoint, which has its own.
         """
         spectrogram, training = settings.spectrogram, settings.training
         geometry = {"n_mels": spectrogram.n_mels, "n_frames": spectrogram.n_frames}
@@ -89,7 +90,10 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             torch.manual_seed(training.seed)
             if own_config(training.backbone) is not None:
                 network, description = transferred(
-                    cls.load(Path(training.backbone)), labels, **geometry
+                    cls.load(Path(training.backbone)),
+                    labels,
+                    dropout=training.dropout,
+                    **geometry,
                 )
             elif is_scratch(training.backbone):
                 network = None
@@ -101,6 +105,7 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                     **geometry,
                 )
             else:
+                check_dropout(training)
                 network, description = load_checkpoint(
                     training.backbone, n_labels=len(labels), **geometry
                 )

@@ -448,7 +448,7 @@ class TrainingSettings(SettingsGroup):
     label_smoothing: float = setting(0.1, low=0.0, high=0.9)
     """Share of each label spread over all classes."""
     dropout: float = setting(0.1, low=0.0, high=0.9)
-    """Dropout in a network built from scratch."""
+    """Dropout in a network from scratch or a model of melbandit's; a checkpoint keeps its own."""
     balance: Literal["none", "weights", "root-weights", "sampling", "root-sampling", "logits"] = (
         "none"
     )

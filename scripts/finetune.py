@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.arms import ScheduleSettings
-from audio.own_model import own_settings
+from audio.own_model import check_dropout, own_dropout, own_settings
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -82,7 +82,7 @@ def with_base(command: Any) -> Any:
         base = Settings(spectrogram=_preset(command.preset, backbone))
         if (own := own_settings(backbone)) is not None:
             as_it_was = {name: getattr(own.training, name) for name in CHECKPOINT_TRAINING}
-            base = base.with_values(as_it_was)
+            base = base.with_values(as_it_was | {"dropout": own_dropout(backbone)})
         elif not is_scratch(backbone):
             base = base.with_values(CHECKPOINT_TRAINING)
         if base == Settings():
@@ -134,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def finetune(command: Finetune, argv: Sequence[str]) -> int:
     """Fit, score and save; returns an exit code."""
+    check_dropout(command.training)
     if command.folds or command.draw_folds:
         from scripts.cross_validate import cross_validate
 

@@ -519,6 +519,18 @@ def test_a_size_for_a_checkpoint_is_refused():
         TrainingSettings(backbone="openai/whisper-tiny", size="base")
 
 
+@every_checkpoint
+def test_a_dropout_for_a_checkpoint_is_refused(backbone):
+    settings = Settings(
+        replace(preset_for(backbone), clip_s=0.5),
+        training=TrainingSettings(backbone=backbone, dropout=0.3),
+    )
+    with pytest.raises(
+        SettingsError, match=r"dropout=0\.3 .* not to the checkpoint .*leave it out"
+    ):
+        SpectrogramClassifier.from_settings(settings, LABELS)
+
+
 # Presets and refusals
 
 
