@@ -180,14 +180,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON file's object.
 
     Raises:
-        UserError: it is missing, no JSON, or no object; names the file.
+        UserError: it is missing or no JSON; names the file.
     """
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"{path}: no JSON ({error}).") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON {type(value).__name__}, not an object.")
     return value

@@ -101,7 +101,8 @@ def _settings_in(path: Path) -> Settings:
     Raises:
         UserError: there are none, or they are not legal; names the file.
     """
-    groups = read_json(path).get("settings")
+    record: Any = read_json(path)
+    groups = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
         raise UserError(
             f"{path}: no settings in it; give the settings.json of a run, or a search's "

@@ -114,7 +114,7 @@ def test_a_mistake_is_one_line_and_code_1(
     ("text", "words"),
     [
         ("{}", "no settings in it; give the settings.json of a run, or a search's recommended"),
-        ("[1]", "a JSON list, not an object"),
+        ("[1]", "no settings in it"),
         ('{"settings": [1]}', "no settings in it"),
         ('{"settings": {"spectrogram": null}}', "no settings in it"),
         ('{"settings": {"spectrogram": {"n_mels": "64"}}}', "n_mels='64' must be a number"),
