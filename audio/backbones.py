@@ -22,7 +22,6 @@ from audio.pooling import MEAN, MEAN_MAX, own_tokens, pool
 from audio.scratch import (
     AST,
     PATCH,
-    SCRATCH,
     VIT,
     WHISPER,
     BackboneError,
@@ -31,7 +30,15 @@ from audio.scratch import (
     scratch_network,
     whole_patches,
 )
-from audio.settings import AST_PRESET, LN_TO_DB, WHISPER_PRESET, SpectrogramSettings
+from audio.settings import (
+    AST_PRESET,
+    LN_TO_DB,
+    SCRATCH,
+    WHISPER_PRESET,
+    SettingsError,
+    SpectrogramSettings,
+    is_scratch,
+)
 
 
 def _classes(model_type: str) -> tuple[Any, Any]:
@@ -93,7 +100,6 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
     """
     config = network.config
     if config.model_type == WHISPER:
-        encoder = network.encoder
         stride = frames_a_token(network)
         if hasattr(network, "stem"):
             built_for = (config.num_mel_bins // network.stem.channels, config.max_source_positions)
@@ -114,7 +120,7 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
             features = network.stem(features)
         else:
             features = grow(features, config.num_mel_bins, config.max_source_positions * stride)
-        hidden = encoder(features).last_hidden_state
+        hidden = _hidden(network, features)
         n = None if frames is None else own_tokens(frames, hidden.shape[1], stride)
         # the mean and the projection are both linear: one row a clip instead of all tokens
         pooled = pool(hidden, n, network.pooling)
@@ -125,6 +131,17 @@ def network_logits(network: Any, features: Tensor, frames: Tensor | None) -> Ten
         return network(features.transpose(1, 2)).logits.float()  # type: ignore[no-any-return]
     features = grow(features, *config.image_size)
     return network(features[:, None]).logits.float()  # type: ignore[no-any-return]
+
+
+def _hidden(network: Any, features: Tensor) -> Tensor:
+    """Return what a Whisper encoder tells its head of each token, (batch, tokens, width): the last
+    layer, or of a checkpoint that weighs its layers the weighted sum of all and their input."""
+    weighs = network.config.use_weighted_layer_sum
+    made = network.encoder(features, output_hidden_states=weighs)
+    if not weighs:
+        return made.last_hidden_state  # type: ignore[no-any-return]
+    shares = network.layer_weights.softmax(-1)
+    return sum(x * share for x, share in zip(made.hidden_states, shares, strict=True))  # type: ignore[no-any-return]
 
 
 def grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
@@ -143,6 +160,17 @@ def grow(features: Tensor, n_mels: int, n_frames: int) -> Tensor:
             f"{have[1]}; give it windows of its own clip_s."
         )
     return nn.functional.pad(features, (0, n_frames - have[1], 0, n_mels - have[0]))
+
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def pickled_alone(folder: Path) -> str | None:
+    """Return the name of pickled weights in a folder that has none as safetensors; None where there
+    are no such, or others beside them."""
+    if any(folder.glob("*.safetensors")):
+        return None
+    return min((p.name for p in folder.glob("*") if p.suffix in _PICKLED), default=None)
 
 
 def _read_config(source: str) -> Any:
@@ -172,74 +200,127 @@ def _read_config(source: str) -> Any:
     return config
 
 
-def is_checkpoint(backbone: str) -> bool:
-    """Return whether `backbone` names a checkpoint, not a network from scratch."""
-    return backbone not in SCRATCH
-
-
 def preset_for(backbone: str) -> SpectrogramSettings:
     """Return the spectrogram that a backbone was trained on; `clip_s` is left to the corpus.
 
     Raises:
         BackboneError: the checkpoint cannot be read.
     """
-    if not is_checkpoint(backbone):
+    if is_scratch(backbone):
         return SpectrogramSettings()
     if (own := own_settings(backbone)) is not None:
         return replace(own.spectrogram, clip_s=None)
     config = _read_config(backbone)
-    if config.model_type == AST:
-        return replace(_ast_preset(backbone), clip_s=None, n_mels=config.num_mel_bins)
-    if config.model_type == WHISPER:
-        return replace(WHISPER_PRESET, clip_s=None, n_mels=config.num_mel_bins)
-    return SpectrogramSettings(n_mels=128)
+    if config.model_type == VIT:
+        return SpectrogramSettings(n_mels=128)
+    of_type = {AST: _ast_preset, WHISPER: _whisper_preset}[config.model_type]
+    try:
+        return replace(of_type(backbone), clip_s=None, n_mels=config.num_mel_bins)
+    except SettingsError as error:
+        raise BackboneError(f"{_extractor_file(backbone)}: {error}") from None
 
 
 def _ast_preset(backbone: str) -> SpectrogramSettings:
     """Return AST's preset with the rate, mean and deviation that a checkpoint's own extractor has:
-    those fitted to other corpora than AudioSet were normalised by other figures.
-
-    Raises:
-        BackboneError: the extractor's file cannot be read.
-    """
+    those fitted to other corpora than AudioSet were normalised by other figures."""
     from transformers import ASTFeatureExtractor
 
-    folder = Path(backbone)
-    if folder.is_dir() and not (folder / "preprocessor_config.json").exists():
-        return AST_PRESET  # saved without its extractor
-    try:
-        own = ASTFeatureExtractor.from_pretrained(backbone)
-    except (OSError, ValueError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BackboneError(
-            f"backbone={backbone!r}: its preprocessor_config.json cannot be read: {first}"
-        ) from None
-    mean, std = (own.mean, own.std) if own.do_normalize else (0.0, 0.5)
-    rate = int(own.sampling_rate)
-    win_length = rate * 25 // 1000  # Kaldi's 25 ms and 10 ms
+    own = _own_extractor(backbone, ASTFeatureExtractor, "sampling_rate", "mean", "std")
+    mean, std = (own["mean"], own["std"]) if own.get("do_normalize", True) else (0.0, 0.5)
+    rate = own["sampling_rate"]
+    win_length = int(rate) * 25 // 1000  # Kaldi's 25 ms and 10 ms
     return replace(
         AST_PRESET,
         sample_rate_hz=rate,
         win_length=win_length,
-        hop_length=rate * 10 // 1000,
-        n_fft=2 ** math.ceil(math.log2(win_length)),
+        hop_length=int(rate) * 10 // 1000,
+        n_fft=2 ** math.ceil(math.log2(max(1, win_length))),
         mean_db=mean * LN_TO_DB,
         std_db=2 * std * LN_TO_DB,
     )
 
 
+_WHISPER_TOP_HZ = 8000.0  # transformers' WhisperFeatureExtractor, at any rate
+
+
+def _whisper_preset(backbone: str) -> SpectrogramSettings:
+    """Return Whisper's preset with the rate, hop and length of the transform that a checkpoint's
+    own extractor has."""
+    from transformers import WhisperFeatureExtractor
+
+    own = _own_extractor(backbone, WhisperFeatureExtractor, "sampling_rate", "hop_length", "n_fft")
+    rate, n_fft = own["sampling_rate"], own["n_fft"]
+    if rate < 2 * _WHISPER_TOP_HZ:
+        raise BackboneError(
+            f"{_extractor_file(backbone)}: sampling_rate={rate}, but Whisper's bands reach to "
+            f"{_WHISPER_TOP_HZ:g} Hz; --preset whisper takes clips at 16000 Hz in its place."
+        )
+    return replace(
+        WHISPER_PRESET,
+        sample_rate_hz=rate,
+        hop_length=own["hop_length"],
+        n_fft=n_fft,
+        win_length=n_fft,
+        f_max_hz=None if rate == 2 * _WHISPER_TOP_HZ else _WHISPER_TOP_HZ,
+    )
+
+
+def _own_extractor(backbone: str, extractor: Any, *numbers: str) -> dict[str, Any]:
+    """Return what a checkpoint's own feature extractor says, and what its class has by default of
+    the `numbers` that it says nothing of, or where it was saved without one.
+
+    Raises:
+        BackboneError: its file cannot be read, or one of the numbers is not one.
+    """
+    default = extractor()
+    values = {name: getattr(default, name) for name in numbers}
+    file = _extractor_file(backbone)
+    if Path(backbone).is_dir() and not Path(file).exists():
+        return values
+    try:
+        values |= extractor.get_feature_extractor_dict(backbone)[0]
+    except (OSError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackboneError(f"{file}: cannot be read ({first}).") from None
+    for name in numbers:
+        value = values[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise BackboneError(
+                f"{file}: {name}={value!r} must be a number; mend it, or copy the file anew."
+            )
+    return values
+
+
+def _extractor_file(backbone: str) -> str:
+    """Return the file that tells of a checkpoint's extractor; a processor's may be its only one."""
+    own, processor = (
+        Path(backbone) / f"{name}_config.json" for name in ("preprocessor", "processor")
+    )
+    return str(processor if processor.exists() and not own.exists() else own)
+
+
 def load_checkpoint(
     source: str, *, n_mels: int, n_frames: int, n_labels: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a checkpoint's network fitted to a geometry and a new head, and its description.
+    """Return a checkpoint's network fitted to a geometry and a number of labels, and its
+    description. Its head is kept where it has as many labels, else drawn from torch's generator.
 
     source: folder or hub id of an AST, ViT or Whisper checkpoint in safetensors.
 
     Raises:
-        BackboneError: it cannot be read, or cannot be fitted (Whisper's bands are fixed).
+        BackboneError: it cannot be read, its weights are not those that its config tells of, or it
+            cannot be fitted (Whisper's bands are fixed).
     """
     config = _read_config(source)
     _, make_model = _classes(config.model_type)
+    if (pickled := pickled_alone(Path(source))) is not None:
+        name = (config.architectures or [make_model.__name__])[0]
+        raise BackboneError(
+            f"{source}: no model.safetensors in it. {pickled} is not read: unpickling runs "
+            "whatever code is in it. If you trust it, convert it in Python: transformers."
+            f"{name}.from_pretrained({source!r}).save_pretrained({source!r})."
+        )
     try:
         # at the checkpoint's own geometry, so that nothing but the head is made anew
         network, loading = make_model.from_pretrained(
@@ -248,12 +329,19 @@ def load_checkpoint(
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             dtype=torch.float32,
+            return_dict=True,
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone={source!r} cannot be loaded: {first}") from None
-    head = ("classifier", "projector")
+    head = ("classifier", "projector", "layer_weights")
+    for name, stored, told in sorted(loading["mismatched_keys"]):
+        if not name.startswith(head):
+            raise BackboneError(
+                f"backbone={source!r}: its weight {name} is {tuple(stored)}, but its config.json "
+                f"tells of {tuple(told)}; copy the whole checkpoint, config.json too."
+            )
     drawn = sorted(name for name in loading["missing_keys"] if not name.startswith(head))
     if drawn:
         raise BackboneError(
@@ -345,8 +433,9 @@ def freeze_fixed(network: Any) -> None:
 
 
 def head_parameters(network: Any) -> list[nn.Parameter]:
-    """Return the parameters of the classification head."""
+    """Return the parameters of the classification head, and of what weighs the layers for it."""
     heads = [network.classifier]
     if network.config.model_type == WHISPER:
         heads.append(network.projector)
-    return [parameter for head in heads for parameter in head.parameters()]
+    weights = [network.layer_weights] if hasattr(network, "layer_weights") else []
+    return weights + [parameter for head in heads for parameter in head.parameters()]

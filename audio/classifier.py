@@ -22,14 +22,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from audio.backbones import (
     build_network,
     freeze_fixed,
-    is_checkpoint,
     load_checkpoint,
     network_logits,
+    pickled_alone,
 )
 from audio.model_config import FORMAT, SpectrogramClassifierConfig
-from audio.own_model import own_config
+from audio.own_model import check_dropout, own_config
 from audio.scratch import scratch_network
-from audio.settings import Settings, UserError
+from audio.settings import Settings, UserError, is_scratch
 from audio.spectrogram import LogMel
 from audio.transfer import transferred
 from audio.windows import (
@@ -41,7 +41,6 @@ from audio.windows import (
 )
 
 _WINDOWS_TOGETHER = 32
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class ModelError(UserError):
@@ -83,6 +82,7 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         Raises:
             BackboneError: the backbone is unknown or does not fit.
             ModelError: it is a model of melbandit's own that cannot be loaded.
+            SettingsError: a dropout for a checkpoint, which has its own.
         """
         spectrogram, training = settings.spectrogram, settings.training
         geometry = {"n_mels": spectrogram.n_mels, "n_frames": spectrogram.n_frames}
@@ -90,13 +90,12 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
             torch.manual_seed(training.seed)
             if own_config(training.backbone) is not None:
                 network, description = transferred(
-                    cls.load(Path(training.backbone)), labels, **geometry
+                    cls.load(Path(training.backbone)),
+                    labels,
+                    dropout=training.dropout,
+                    **geometry,
                 )
-            elif is_checkpoint(training.backbone):
-                network, description = load_checkpoint(
-                    training.backbone, n_labels=len(labels), **geometry
-                )
-            else:
+            elif is_scratch(training.backbone):
                 network = None
                 description = scratch_network(
                     training.backbone,
@@ -104,6 +103,11 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
                     dropout=training.dropout,
                     size=training.size,
                     **geometry,
+                )
+            else:
+                check_dropout(training)
+                network, description = load_checkpoint(
+                    training.backbone, n_labels=len(labels), **geometry
                 )
             model = cls(
                 SpectrogramClassifierConfig(
@@ -143,9 +147,9 @@ class SpectrogramClassifier(PreTrainedModel):  # type: ignore[misc]
         if lacking:
             raise ModelError(f"{config_path}: lacks {', '.join(lacking)}; copy the whole folder.")
         if not (folder / "model.safetensors").exists():
-            pickled = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLED)
+            pickled = pickled_alone(folder)
             beside = (
-                f" {pickled[0]} is not read: unpickling runs whatever code is in it."
+                f" {pickled} is not read: unpickling runs whatever code is in it."
                 if pickled
                 else ""
             )

@@ -18,14 +18,20 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`; auto is the GPU where there is one.
 
     Raises:
-        SettingsError: no such device here.
+        SettingsError: no such device here, or one of another type.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device: torch.device | None = torch.device(name)
     except RuntimeError:
-        raise SettingsError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N.") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device={name!r}, but torch sees no GPU here; use cpu or auto.")
+    n = torch.cuda.device_count()
+    if device.type == "cuda" and device.index is not None and not 0 <= device.index < n:
+        last = f"cuda:{n - 1}"
+        raise SettingsError(f"device={name!r}, but the last GPU that torch sees here is {last}.")
     return device

@@ -195,6 +195,9 @@ def attention_map(model: SpectrogramClassifier, features: Tensor, frames: int) -
                 tokens = grow(features, config.num_mel_bins, config.max_source_positions * stride)
             layers = network.encoder(tokens, output_attentions=True).attentions
             flow = rollout(layers)
+            if hasattr(network, "layer_weights"):  # what the head reads is all layers' weighted sum
+                parts = [np.eye(len(flow)), *(rollout(layers[: n + 1]) for n in range(len(layers)))]
+                flow = np.average(parts, 0, weights=network.layer_weights.softmax(-1).tolist())
             n_own = min(max(1, -(-frames // stride)), flow.shape[1])
             shares = flow[:n_own].mean(0)  # the head reads the mean over the clip's own tokens
             flat = np.repeat(shares / stride, stride)[:n_frames]

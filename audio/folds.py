@@ -62,7 +62,7 @@ def assign_fold(manifest: Manifest, test_fold: str, settings: SplitSettings) -> 
     train_every_class(settled, groups, [clip.classes for clip in clips], drawn)
     split = tuple(replace(c, split=s or "train") for c, s in zip(clips, settled, strict=True))
     result = replace(manifest, clips=split)
-    check_splits(result, allow_leakage=settings.allow_leakage, is_fold=True)
+    check_splits(result, allow_leakage=settings.allow_leakage, fold=test_fold)
     return result
 
 

@@ -166,8 +166,9 @@ class Weights:
         for i, parameter in enumerate(self.parameters):
             state = under(f"optimiser.{i}.")
             if state:  # none of what was frozen so far
+                # fused, so that `step` too lies where its parameter does
                 self.optimiser.state[parameter] = {
-                    n: t if n == "step" else t.to(parameter.device) for n, t in state.items()
+                    n: t.to(parameter.device) for n, t in state.items()
                 }
         if self.average is not None:
             self.average.load(under("average."))

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from audio.pooling import MEAN_MAX
-from audio.settings import UserError
-
-SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
+from audio.settings import SCRATCH, UserError, is_scratch
 
 AST, VIT, WHISPER = "audio-spectrogram-transformer", "vit", "whisper"
 PATCH = 16
@@ -75,7 +73,7 @@ def scratch_network(
         }
         description = _describe(WHISPER, config, n_labels)
         return description | {"stem": list(channels), "strides": [1, 1], "pooling": MEAN_MAX}
-    if name not in SCRATCH:
+    if not is_scratch(name):
         raise BackboneError(
             f"backbone={name!r} is not one of {', '.join(SCRATCH)}, nor a folder with a "
             "config.json, nor a hub id (owner/name)."
@@ -106,10 +104,22 @@ def whole_patches(n: int) -> int:
     return -(-n // PATCH) * PATCH
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm; a batch with one value a channel, which has no deviation, is normalised by the
+    running statistics and does not move them."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps, normalised."""
+        if self.training and maps.numel() > self.num_features:
+            return super().forward(maps)
+        mean, variance = self.running_mean, self.running_var
+        return nn.functional.batch_norm(maps, mean, variance, self.weight, self.bias, eps=self.eps)
+
+
 def _convolution(before: int, after: int, stride: tuple[int, int]) -> list[nn.Module]:
     return [
         nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(after),
+        BatchNorm(after),
         nn.GELU(),
     ]
 

@@ -14,6 +14,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+SCRATCH = ("whisper-scratch", "ast-scratch", "vit-scratch")
+
+
+def is_scratch(backbone: str) -> bool:
+    """Return whether `backbone` names a network to be trained from nothing, not a checkpoint.
+
+    >>> is_scratch("ast-scratch"), is_scratch("runs/birds-scratch")
+    (True, False)
+    """
+    return backbone in SCRATCH
+
 
 def setting(default: Any, *, low: float | None = None, high: float | None = None) -> Any:
     """Return a dataclass field that `check_ranges` holds to `[low, high]`."""
@@ -204,6 +215,11 @@ class SpectrogramSettings(SettingsGroup):
             raise SettingsError(
                 f"clip_s={self.clip_s} is {self.n_samples} samples, less than n_fft={self.n_fft}, "
                 f"and edges={self.edges} needs a whole window; raise clip_s or lower n_fft."
+            )
+        if self.clip_s is not None and self.n_frames < 1:
+            raise SettingsError(
+                f"clip_s={self.clip_s} gives one frame at hop_length={self.hop_length}, which "
+                "drop_last_frame leaves out; raise clip_s or lower hop_length."
             )
         if self.compression != "pcen":
             for spec in fields(self):
@@ -432,7 +448,7 @@ class TrainingSettings(SettingsGroup):
     label_smoothing: float = setting(0.1, low=0.0, high=0.9)
     """Share of each label spread over all classes."""
     dropout: float = setting(0.1, low=0.0, high=0.9)
-    """Dropout in a network built from scratch."""
+    """Dropout in a network from scratch or a model of melbandit's; a checkpoint keeps its own."""
     balance: Literal["none", "weights", "root-weights", "sampling", "root-sampling", "logits"] = (
         "none"
     )
@@ -472,7 +488,7 @@ class TrainingSettings(SettingsGroup):
     """CPU threads; 0 uses every core."""
 
     def check_rules(self) -> None:
-        if self.size != "tiny" and not self.backbone.endswith("-scratch"):
+        if self.size != "tiny" and not is_scratch(self.backbone):
             raise SettingsError(
                 f"size={self.size} belongs to a network from scratch, not to the checkpoint "
                 f"{self.backbone}; leave it out."

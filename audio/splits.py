@@ -110,15 +110,17 @@ def untrained_labels(manifest: Manifest) -> list[str]:
     return sorted(set(manifest.labels) - set(manifest.in_split("train").labels))
 
 
-def check_splits(manifest: Manifest, *, allow_leakage: bool = False, is_fold: bool = False) -> None:
+def check_splits(
+    manifest: Manifest, *, allow_leakage: bool = False, fold: str | None = None
+) -> None:
     """Hold a split manifest to the rules.
 
-    is_fold: one turn of several, in which a rare class may happen to be all in the test.
+    fold: the test of one turn of several, in which a rare class may happen to be all in the test.
 
     Raises:
         ManifestError: a group on two sides (unless that is allowed), no clips to train or validate
             on, fewer than two classes, or a class that is never trained; of a fold, only if half
-            of the test is of such classes.
+            of the test is of such classes. A fold without clips.
     """
     leaks = [] if allow_leakage else leaked_groups(manifest)
     for first, clip in leaks[:1]:
@@ -135,6 +137,11 @@ def check_splits(manifest: Manifest, *, allow_leakage: bool = False, is_fold: bo
             raise ManifestError(
                 f"no clips are left for {split}; change the groups, folds or shares."
             )
+    if fold is not None and not count["test"]:
+        raise ManifestError(
+            f"no clips are left of fold {fold}, which is the test in its turn; mend its clips, or "
+            "leave the fold out of the corpus."
+        )
     trained = set(manifest.in_split("train").labels)
     if len(trained) < 2:
         raise ManifestError(
@@ -144,7 +151,7 @@ def check_splits(manifest: Manifest, *, allow_leakage: bool = False, is_fold: bo
     never = untrained_labels(manifest)
     if not never:
         return
-    if not is_fold:
+    if fold is None:
         raise ManifestError(f"no training clip is labelled {', '.join(never)}; change the split.")
     test = manifest.in_split("test").clips
     strange = [clip for clip in test if not trained.issuperset(clip.classes)]

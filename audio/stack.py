@@ -156,9 +156,9 @@ class NetworkStack:
 
     def _batch_norm(self, x: Tensor, name: str, training: bool) -> Tensor:
         mean, variance = self.fixed[name + ".running_mean"], self.fixed[name + ".running_var"]
-        if training:
+        n = x[0, ..., 0].numel()
+        if training and n > 1:  # as BatchNorm in audio/scratch.py
             # sums in float32 without a float32 copy of the maps
-            n = x[0, ..., 0].numel()
             mean_now = x.mean((1, 2, 3), dtype=torch.float32)
             norm = torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=torch.float32)
             variance_now = (norm.square() / n - mean_now.square()).clamp_min(0)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from audio.backbones import build_network, fit_ast, fit_vit, frames_a_token
+from audio.own_model import dropout_name
 from audio.scratch import AST, VIT, WHISPER, BackboneError
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ _BY_LABEL = (
 
 
 def transferred(
-    model: SpectrogramClassifier, labels: Sequence[str], *, n_mels: int, n_frames: int
+    model: SpectrogramClassifier,
+    labels: Sequence[str],
+    *,
+    n_mels: int,
+    n_frames: int,
+    dropout: float,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return a fitted model's network for other labels and another geometry, and its description.
 
@@ -56,6 +62,7 @@ def transferred(
         fit_vit(network, n_mels, n_frames)
         config["image_size"] = list(network.config.image_size)
     config["num_labels"] = len(labels)
+    config[dropout_name(description["type"])] = dropout
     made = build_network(description)
     old = network.state_dict()
     row = {label: i for i, label in enumerate(model.labels)}

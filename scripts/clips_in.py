@@ -51,11 +51,11 @@ class DecodedClips:
     failures: Failures
 
     def check(
-        self, manifest: Manifest, *, allow_leakage: bool, is_fold: bool = False
+        self, manifest: Manifest, *, allow_leakage: bool, fold: str | None = None
     ) -> tuple[Manifest, dict[str, Any] | None]:
         """Return the usable clips of a split manifest, and what is on two of its sides.
 
-        is_fold: as `check_splits` has it.
+        fold: as `check_splits` has it.
 
         Raises:
             ManifestError: they cannot be trained on, or something is on two sides and may not be.
@@ -63,19 +63,19 @@ class DecodedClips:
         manifest = replace(
             manifest, clips=tuple(c for c in manifest.clips if c.key in self.digests)
         )
-        check_splits(manifest, allow_leakage=allow_leakage, is_fold=is_fold)
+        check_splits(manifest, allow_leakage=allow_leakage, fold=fold)
         digests = [self.digests[clip.key] for clip in manifest.clips]
         return manifest, check_leakage(manifest, digests, allow=allow_leakage)
 
     def split_as(
-        self, manifest: Manifest, *, allow_leakage: bool, is_fold: bool = False
+        self, manifest: Manifest, *, allow_leakage: bool, fold: str | None = None
     ) -> ClipsIn:
         """Return these clips in the splits that `manifest` says.
 
         Raises:
             ManifestError: as `check`.
         """
-        manifest, leakage = self.check(manifest, allow_leakage=allow_leakage, is_fold=is_fold)
+        manifest, leakage = self.check(manifest, allow_leakage=allow_leakage, fold=fold)
         if leakage is not None:
             say(
                 f"note: leakage allowed: {leakage['groups_on_two_sides']} groups and "

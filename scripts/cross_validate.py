@@ -87,7 +87,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         backbone = settings.training.backbone
         known = known_to(backbone, decoded.manifest)
         for fold, turn in turns.items():
-            usable, told[fold] = decoded.check(turn, allow_leakage=allow, is_fold=True)
+            usable, told[fold] = decoded.check(turn, allow_leakage=allow, fold=fold)
             if never := untrained_labels(usable):
                 say(
                     f"note: all clips of {', '.join(never)} are in fold {fold}, so none is trained "
@@ -101,7 +101,7 @@ def cross_validate(command: Finetune, argv: Sequence[str]) -> int:
         names = _folder_names(list(turns))
         folds = []
         for number, (fold, turn) in enumerate(turns.items(), start=1):
-            mine = decoded.split_as(turn, allow_leakage=allow, is_fold=True)
+            mine = decoded.split_as(turn, allow_leakage=allow, fold=fold)
             mine = replace(mine, leakage=told[fold])
             say(f"fold {fold} ({number} of {len(turns)}): {mine.manifest.describe()}")
             home = RunFolder(folder.path / names[fold])

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.arms import ScheduleSettings
-from audio.own_model import own_settings
+from audio.own_model import check_dropout, own_dropout, own_settings
 from audio.settings import (
     AugmentationSettings,
     Settings,
+    SettingsError,
     SpectrogramSettings,
     TrainingSettings,
+    UserError,
+    is_scratch,
 )
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
@@ -73,14 +76,14 @@ class Finetune:
 def with_base(command: Any) -> Any:
     """Return a command (finetune's or search's) whose settings start from its file or preset."""
     if command.settings is not None:
-        base = Settings.from_json(read_json(command.settings)["settings"])
+        base = _settings_in(command.settings)
     else:
         backbone = command.training.backbone
         base = Settings(spectrogram=_preset(command.preset, backbone))
         if (own := own_settings(backbone)) is not None:
             as_it_was = {name: getattr(own.training, name) for name in CHECKPOINT_TRAINING}
-            base = base.with_values(as_it_was)
-        elif not backbone.endswith("-scratch"):
+            base = base.with_values(as_it_was | {"dropout": own_dropout(backbone)})
+        elif not is_scratch(backbone):
             base = base.with_values(CHECKPOINT_TRAINING)
         if base == Settings():
             return command
@@ -92,11 +95,30 @@ def with_base(command: Any) -> Any:
     )
 
 
+def _settings_in(path: Path) -> Settings:
+    """Return the settings in a file that a run wrote.
+
+    Raises:
+        UserError: there are none, or they are not legal; names the file.
+    """
+    record: Any = read_json(path)
+    groups = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
+        raise UserError(
+            f"{path}: no settings in it; give the settings.json of a run, or a search's "
+            "recommended.json."
+        )
+    try:
+        return Settings.from_json(groups)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
 def _preset(name: str, backbone: str) -> SpectrogramSettings:
     from audio.settings import AST_PRESET, WHISPER_PRESET
 
     if name == "auto":
-        if backbone.endswith("-scratch"):  # known without importing torch
+        if is_scratch(backbone):  # known without importing torch
             return SpectrogramSettings()
         from audio.backbones import preset_for
 
@@ -113,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def finetune(command: Finetune, argv: Sequence[str]) -> int:
     """Fit, score and save; returns an exit code."""
+    check_dropout(command.training)
     if command.folds or command.draw_folds:
         from scripts.cross_validate import cross_validate
 
@@ -205,7 +228,7 @@ def _of_pictures(command: Finetune, made: SpectrogramSettings) -> SpectrogramSet
     from scripts.clips_in import check_same_pictures
 
     backbone = command.training.backbone
-    if command.settings is not None or backbone.endswith("-scratch"):
+    if command.settings is not None or is_scratch(backbone):
         check_same_pictures(command.spectrogram, made, SpectrogramSettings())
         return made
     base = _preset(command.preset, backbone)

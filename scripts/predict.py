@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +44,8 @@ class Predict:
     """File to write instead of standard output."""
     out_folder: Path | None = None
     """Folder to write a file for each recording into."""
+    overwrite: bool = False
+    """Replace files that are there already; a recording never."""
     windows: bool = False
     """A row for each window, with its start and end, instead of one for the file (its mean)."""
     events: bool = False
@@ -86,10 +88,14 @@ def predict(command: Predict) -> int:
     from audio.classifier import SpectrogramClassifier
     from audio.devices import choose_device, use_threads
     from scripts.listener import Listener
-    from scripts.row_files import RowFiles
+    from scripts.row_files import RowFiles, files_of
 
     paths = _files(command.inputs)
     _check(command, paths)
+    files = None
+    if command.out_folder is not None:
+        files = files_of(paths, command.out_folder, command.format)
+    _check_outputs(command, paths, files)
     use_threads(command.threads)
     model = SpectrogramClassifier.load(command.model).to(choose_device(command.device))
     spectrogram = model.settings.spectrogram
@@ -97,7 +103,7 @@ def predict(command: Predict) -> int:
     about = About(command.kind, model.labels, spectrogram.f_min_hz, spectrogram.f_max, told)
     failures: list[tuple[str, str]] = []
     try:
-        with RowFiles(command.format, about, out=command.out, folder=command.out_folder) as rows:
+        with RowFiles(command.format, about, out=command.out, files=files) as rows:
             listener = Listener(model, command, rows)
             for path in _each(paths, shown=command.out is not None or not sys.stdout.isatty()):
                 _hear(listener, path, model, command, failures)
@@ -143,6 +149,25 @@ def _check(command: Predict, paths: Sequence[Path]) -> None:
         _ = command.raw.rate_hz  # says what is missing
     elif command.raw != RawSettings():
         raise UserError("raw samples are read from standard input: give - as the input.")
+
+
+def _check_outputs(
+    command: Predict, paths: Sequence[Path], files: Mapping[Path, Path] | None
+) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        UserError: naming the file.
+    """
+    option = "--out" if files is None else "--out-folder"
+    recordings = {path.resolve() for path in paths if path != STDIN}
+    for out in [command.out] if files is None else files.values():
+        if out is None or not out.exists():
+            continue
+        if out.resolve() in recordings:
+            raise UserError(f"{out}: is one of the recordings; give another {option}.")
+        if not command.overwrite:
+            raise UserError(f"{out}: is there already; give --overwrite or another {option}.")
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:

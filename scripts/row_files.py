@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -11,26 +11,46 @@ from typing import IO
 from scripts.prediction_rows import FORMATS, SUFFIXES, About, Format, FormatName, Row
 
 
+def files_of(paths: Sequence[Path], folder: Path, name: FormatName) -> dict[Path, Path]:
+    """Return the file in `folder` for each recording, those of the same stem numbered."""
+    files: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for path in paths:
+        stem = "standard input" if str(path) == "-" else path.stem
+        own, n = stem, 1
+        while own.casefold() in taken:
+            n += 1
+            own = f"{stem}-{n}"
+        taken.add(own.casefold())
+        files[path] = folder / f"{own}{SUFFIXES[name]}"
+    return files
+
+
 class RowFiles:
     """Takes rows and writes each at once. A file gets its name when it is whole; until then it is
     called NAME.part.
 
-    n: rows written. n_files: files finished. keep: whether there is anything worth a file.
+    files: as `files_of` gives them, None for one file, `out`, or standard output. n: rows written.
+    n_files: files finished. keep: whether there is anything worth a file.
     """
 
     def __init__(
-        self, name: FormatName, about: About, *, out: Path | None, folder: Path | None
+        self,
+        name: FormatName,
+        about: About,
+        *,
+        out: Path | None,
+        files: Mapping[Path, Path] | None,
     ) -> None:
         self.n = self.n_files = 0
         self.keep = True
-        self._name, self._about, self._out, self._folder = name, about, out, folder
+        self._name, self._about, self._out, self._files = name, about, out, files
         self._format: Format | None = None
         self._file: IO[str] | None = None
         self._path: Path | None = None
-        self._taken: set[str] = set()
 
     def __enter__(self) -> RowFiles:
-        if self._folder is None:
+        if self._files is None:
             self._open(self._out)
         return self
 
@@ -44,21 +64,16 @@ class RowFiles:
 
     def begin(self, path: Path) -> None:
         """Say that the next rows are of another recording."""
-        if self._folder is None:
+        if self._files is None:
             return
         self._close(whole=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        stem = "standard input" if str(path) == "-" else path.stem
-        name, n = stem, 1
-        while name.casefold() in self._taken:
-            n += 1
-            name = f"{stem}-{n}"
-        self._taken.add(name.casefold())
-        self._open(self._folder / f"{name}{SUFFIXES[self._name]}")
+        file = self._files[path]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._open(file)
 
     def abandon(self) -> None:
         """Say that the recording could not be read to its end: its own file is removed."""
-        if self._folder is not None:
+        if self._files is not None:
             self._close(whole=False)
 
     def write(self, rows: Sequence[Row]) -> None:

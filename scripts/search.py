@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.clips import SPLITS
+from audio.own_model import check_dropout
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -116,6 +117,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
             "--overwrite does not reach a shared storage; give another --study to start over."
         )
     _check_nodes(command)
+    check_dropout(command.training)
     argv = [re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", part) for part in argv]  # no passwords
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, dropped = space_for(command.space, settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audio.own_model import own_settings
-from audio.settings import Settings, SettingsError, SpectrogramSettings
+from audio.settings import Settings, SettingsError, SpectrogramSettings, is_scratch
 
 if TYPE_CHECKING:
     from rl.space import Knob, SearchSpace
@@ -33,17 +33,20 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
     space = _named(name)
     dropped: list[str] = []
     knobs = list(space.knobs)
-    if not settings.training.backbone.endswith("-scratch"):
+    if not is_scratch(settings.training.backbone):
+        own = own_settings(settings.training.backbone)
         fixed = {spec.name for spec in fields(SpectrogramSettings)} - {"clip_s", "padding"}
+        if own is None:
+            fixed |= {"dropout"}
         gone = [knob.name for knob in knobs if knob.name in fixed]
         knobs = [knob for knob in knobs if knob.name not in fixed]
         if gone:
             dropped.append(
-                f"the checkpoint {settings.training.backbone} was trained on one kind of "
-                f"spectrogram; not searched: {', '.join(gone)}."
+                f"the checkpoint {settings.training.backbone} keeps what it was trained with; not "
+                f"searched: {', '.join(gone)}."
             )
         rates = (1e-5, 3e-5, 1e-4)
-        if own_settings(settings.training.backbone) is not None:
+        if own is not None:
             mine = settings.training.learning_rate
             rates = (mine / 3, mine, 3 * mine)
         knobs = [

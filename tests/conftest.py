@@ -62,8 +62,9 @@ def randomise(network, seed: int = 1) -> None:
 def checkpoints(tmp_path_factory) -> dict[str, str]:
     """Return folders of small checkpoints at their types' own geometry, by kind.
 
-    ast: 128 x 1024, patches of 16, stride 10. whisper-asr, whisper-classifier: 80 bands x 3000
-    frames, saved for transcription and for classification. vit: 224 x 224 RGB, patches of 16.
+    ast: 128 x 1024, patches of 16, stride 10. whisper-asr, whisper-classifier, whisper-layers: 80
+    bands x 3000 frames, saved for transcription, for classification, and for classification by all
+    layers' weighted sum. vit: 224 x 224 RGB, patches of 16.
     """
     import torch
     import transformers as t
@@ -83,6 +84,9 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
             "vit": t.ViTForImageClassification(t.ViTConfig(**wide)),
             "whisper-asr": t.WhisperForConditionalGeneration(t.WhisperConfig(**whisper)),
             "whisper-classifier": t.WhisperForAudioClassification(t.WhisperConfig(**whisper)),
+            "whisper-layers": t.WhisperForAudioClassification(
+                t.WhisperConfig(**whisper, use_weighted_layer_sum=True)
+            ),
         }
     for kind, network in networks.items():
         randomise(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +15,22 @@ import transformers as t
 from audio.backbones import (
     build_network,
     head_parameters,
-    is_checkpoint,
     load_checkpoint,
     network_logits,
     preset_for,
 )
 from audio.classifier import SpectrogramClassifier
-from audio.scratch import SCRATCH, BackboneError, ConvPatches, scratch_network
-from audio.settings import Settings, SettingsError, SpectrogramSettings, TrainingSettings
+from audio.scratch import BackboneError, ConvPatches, scratch_network
+from audio.settings import (
+    SCRATCH,
+    Settings,
+    SettingsError,
+    SpectrogramSettings,
+    TrainingSettings,
+    is_scratch,
+)
 
-KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier")
+KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-classifier", "whisper-layers")
 LABELS = tuple("abcde")
 
 
@@ -100,7 +107,7 @@ def test_weights_follow_from_the_seed_and_torchs_generator_is_left_alone(backbon
     torch.manual_seed(78)
     again, other = made(backbone, seed=3).state_dict(), made(backbone, seed=4).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
-    if not is_checkpoint(backbone):
+    if is_scratch(backbone):
         assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -135,9 +142,8 @@ def test_the_head_is_named(backbone):
     network = made(backbone).network
     names = {id(p): name for name, p in network.named_parameters()}
     found = {names[id(p)].split(".")[0] for p in head_parameters(network)}
-    assert found == (
-        {"classifier", "projector"} if hasattr(network, "projector") else {"classifier"}
-    )
+    heads = {"classifier", "projector", "layer_weights"}
+    assert found == {name for name in heads if hasattr(network, name)}
 
 
 @every_kind
@@ -218,18 +224,69 @@ def test_an_ast_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path
     assert (found - expected[: len(found)]).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_an_ast_extractor_that_cannot_be_read_is_told(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["ast"], tmp_path / "ast")
-    (folder / "preprocessor_config.json").write_text("{")
-    with pytest.raises(BackboneError, match=r"preprocessor_config\.json cannot be read"):
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"hop_length": 80},
+        {"n_fft": 512, "hop_length": 200},
+        {"sampling_rate": 32000, "hop_length": 320, "n_fft": 800},
+    ],
+    ids=str,
+)
+def test_a_whisper_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path):
+    folder = shutil.copytree(checkpoints["whisper-asr"], tmp_path / "whisper")
+    extractor = t.WhisperFeatureExtractor(chunk_length=1, **own)
+    extractor.save_pretrained(folder)
+    model = made(str(folder), clip_s=1.0)
+    spectrogram = model.settings.spectrogram
+    assert spectrogram.sample_rate_hz == own.get("sampling_rate", 16000)
+    wave = noise(spectrogram.n_samples, batch=1)
+    expected = extractor(
+        wave[0].numpy(), sampling_rate=spectrogram.sample_rate_hz, return_tensors="pt"
+    ).input_features[0]
+    with torch.no_grad():
+        found = model.log_mel.normalise(model.log_mel(wave))[0]
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_processor_that_holds_the_extractor_is_followed(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["whisper-asr"], tmp_path / "whisper")
+    (folder / "processor_config.json").write_text('{"feature_extractor": {"hop_length": 80}}')
+    assert preset_for(str(folder)).hop_length == 80
+
+
+@pytest.mark.parametrize("kind", ["ast", "whisper-asr"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", r"cannot be read \("),
+        ("[1]", r"cannot be read \("),
+        ('{"sampling_rate": null}', "sampling_rate=None must be a number"),
+        ('{"sampling_rate": "16000"}', "sampling_rate='16000' must be a number"),
+        ('{"sampling_rate": NaN}', "sampling_rate=nan must be a number"),
+        ('{"sampling_rate": 500}', "(sample_rate_hz|sampling_rate)=500"),
+        ('{"mean": "x", "hop_length": "x"}', "(mean|hop_length)='x' must be a number"),
+        ('{"std": 0, "n_fft": 0}', "(std_db|n_fft)=0.* is below its least value"),
+        (
+            '{"sampling_rate": 8000, "std": null}',
+            "std=None|8000, but Whisper's bands reach to 8000",
+        ),
+    ],
+)
+def test_an_extractor_that_cannot_be_followed_is_told(checkpoints, tmp_path, kind, text, words):
+    folder = shutil.copytree(checkpoints[kind], tmp_path / "own")
+    (folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(BackboneError, match=rf"own/preprocessor_config\.json: .*({words})"):
         preset_for(str(folder))
 
 
-@pytest.mark.parametrize("kind", ["whisper-asr", "whisper-classifier"])
+@pytest.mark.parametrize("kind", ["whisper-asr", "whisper-classifier", "whisper-layers"])
 def test_a_whisper_checkpoint_gives_transformers_logits(checkpoints, kind):
     model = made(checkpoints[kind], clip_s=30.0)
     source = t.WhisperForConditionalGeneration if kind == "whisper-asr" else None
-    theirs = t.WhisperForAudioClassification.from_pretrained(checkpoints["whisper-classifier"])
+    classifier = "whisper-classifier" if source else kind
+    theirs = t.WhisperForAudioClassification.from_pretrained(checkpoints[classifier])
     if source:
         encoder = source.from_pretrained(checkpoints[kind]).model.encoder
         theirs.encoder.load_state_dict(encoder.state_dict())
@@ -462,6 +519,18 @@ def test_a_size_for_a_checkpoint_is_refused():
         TrainingSettings(backbone="openai/whisper-tiny", size="base")
 
 
+@every_checkpoint
+def test_a_dropout_for_a_checkpoint_is_refused(backbone):
+    settings = Settings(
+        replace(preset_for(backbone), clip_s=0.5),
+        training=TrainingSettings(backbone=backbone, dropout=0.3),
+    )
+    with pytest.raises(
+        SettingsError, match=r"dropout=0\.3 .* not to the checkpoint .*leave it out"
+    ):
+        SpectrogramClassifier.from_settings(settings, LABELS)
+
+
 # Presets and refusals
 
 
@@ -473,6 +542,23 @@ def test_the_preset_is_the_checkpoints(checkpoints, kind, n_mels, edges):
     preset = preset_for(checkpoints[kind])
     assert (preset.n_mels, preset.edges, preset.clip_s) == (n_mels, edges, None)
     assert preset_for("vit-scratch") == SpectrogramSettings()
+
+
+def config_with(folder: Path, values) -> str:
+    """Return a checkpoint's folder whose config.json says something else."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["ast", "vit", "whisper-asr"])
+def test_a_checkpoint_whose_config_asks_for_tuples_is_read_all_the_same(
+    checkpoints, kind, tmp_path
+):
+    folder = config_with(shutil.copytree(checkpoints[kind], tmp_path / "a"), {"return_dict": False})
+    with torch.no_grad():
+        expected, found = (made(path)(noise(8000)).logits for path in (checkpoints[kind], folder))
+    assert torch.equal(found, expected)
 
 
 def harmed(checkpoints, kind, folder: Path) -> str:
@@ -489,6 +575,10 @@ def harmed(checkpoints, kind, folder: Path) -> str:
     elif kind == "pickle alone":
         network.config.save_pretrained(folder)
         torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    elif kind in ("other positions", "other width"):
+        network.save_pretrained(folder)
+        changed = {"image_size": 384} if kind == "other positions" else {"hidden_size": 64}
+        config_with(folder, changed)
     elif kind == "cut weights":
         network.save_pretrained(folder)
         file = folder / "model.safetensors"
@@ -507,7 +597,9 @@ def harmed(checkpoints, kind, folder: Path) -> str:
         ("broken config", "cannot be read"),
         ("foreign", "type 'bert' is not supported"),
         ("no weights", "cannot be loaded"),
-        ("pickle alone", "cannot be loaded"),
+        ("pickle alone", "pytorch_model.bin is not read: unpickling runs whatever code is in it"),
+        ("other positions", "position_embeddings is (1, 197, 32), but its config.json tells of (1"),
+        ("other width", "cls_token is (1, 1, 32), but its config.json tells of (1, 1, 64)"),
         ("cut weights", "cannot be loaded"),
         ("patch of 32", "patch size 32"),
     ],
@@ -518,6 +610,17 @@ def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(checkpoints, tmp_
         load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=2)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_converted_as_the_refusal_says(checkpoints, tmp_path):
+    folder = harmed(checkpoints, "pickle alone", tmp_path)
+    with pytest.raises(BackboneError) as error:
+        load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=5)
+    remedy = str(error.value).partition("in Python: ")[2].removesuffix(".")
+    eval(remedy, {"transformers": t})
+    network, _ = load_checkpoint(folder, n_mels=64, n_frames=100, n_labels=5)
+    expected, _ = load_checkpoint(checkpoints["vit"], n_mels=64, n_frames=100, n_labels=5)
+    assert torch.equal(network.classifier.weight, expected.classifier.weight)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

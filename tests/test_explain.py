@@ -209,6 +209,29 @@ def test_the_attention_is_on_the_patch_that_is_looked_at(name, checkpoints):
     assert found[low - 16 : low + 32, first - 16 : first + 32].sum() > 0.9
 
 
+def test_the_attention_of_weighted_layers_is_weighted_as_they_are(checkpoints):
+    maps = []
+    for kind in ("whisper-classifier", "whisper-layers", "whisper-layers"):
+        backbone = checkpoints[kind]
+        settings = Settings(
+            replace(preset_for(backbone), clip_s=1.0), training=TrainingSettings(backbone=backbone)
+        )
+        model = SpectrogramClassifier.from_settings(settings, "ab").eval()
+        if not maps:
+            encoder = model.network.encoder.state_dict()
+            features = torch.randn(1, 80, 100, generator=torch.Generator().manual_seed(0))
+        else:
+            model.network.encoder.load_state_dict(encoder)
+            one = 2 if len(maps) == 1 else 0  # the last layer alone, or its input alone
+            weights = torch.full((3,), -99.0)
+            weights[one] = 99.0
+            model.network.layer_weights.data = weights
+        maps.append(attention_map(model, features, 100))
+    assert np.allclose(maps[1], maps[0])
+    assert not np.allclose(maps[2], maps[0])
+    assert np.allclose(maps[2], 1 / maps[2].size)
+
+
 def test_tokens_of_the_stem_are_where_their_frames_are(heard):
     """By gradient: the frames that a token sees have their middle in the frames it stands for."""
     network = heard.network

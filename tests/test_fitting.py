@@ -75,6 +75,25 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_numbers_with(tmp_path, option
     assert all(torch.equal(w, weights(whole)[name]) for name, w in weights(again).items())
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_a_resumed_optimiser_s_state_lies_where_torch_puts_it():
+    """On the parameter's device, the step count of a fused AdamW too; `meta` stands for a GPU."""
+    wanted = settings(**STILL, size="nano")
+    fitted = Weights(SpectrogramClassifier.from_settings(wanted, LABELS), wanted)
+    fitted.backward(sum(p.sum() for p in fitted.parameters))
+    fitted.step(1e-3, Team(torch.device("cpu")))
+    elsewhere = SpectrogramClassifier.from_settings(wanted, LABELS).to("meta")
+    again, expected = Weights(elsewhere, wanted), Weights(elsewhere, wanted)
+    again.load(*fitted.state())
+    expected.optimiser.load_state_dict(fitted.optimiser.state_dict())
+    for parameter in again.parameters:
+        one, other = (w.optimiser.state[parameter] for w in (again, expected))
+        assert {n: (t.device, t.dtype) for n, t in one.items()} == {
+            n: (t.device, t.dtype) for n, t in other.items()
+        }
+        assert one["step"].device.type == "meta"
+
+
 # Early stopping
 
 

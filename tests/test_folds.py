@@ -318,3 +318,19 @@ def test_a_clip_that_cannot_be_used_is_left_out_of_its_fold(esc, tmp_path, capsy
     assert cli.main([*command, *FAST, "--epochs", "1"]) == 3
     assert len(table(tmp_path / "m" / "out_of_fold.csv")) == 79
     assert len(table(tmp_path / "m" / "failures.csv")) == 1
+
+
+def test_a_fold_whose_clips_are_all_unusable_is_told_before_the_first_training(
+    esc, tmp_path, capsys
+):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(esc, copy)
+    for path in (copy / "ESC-50-master" / "audio").glob("2-*.wav"):
+        path.write_bytes(b"none")
+    command = ["finetune", "esc50", "--root", str(copy), "--out", str(tmp_path / "m"), "--folds"]
+    assert cli.main([*command, *FAST, "--epochs", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "no clips are left of fold 2, which is the test in its turn; mend its clips" in said
+    assert not list((tmp_path / "m").glob("fold-*"))

@@ -285,6 +285,30 @@ def test_the_file_is_there_whole_or_not_at_all(folder, recordings, tmp_path, cap
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
 
 
+def test_what_is_there_is_replaced_when_asked_and_a_recording_never(
+    folder, recordings, tmp_path, capsys
+):
+    sound = tmp_path / "one.wav"
+    sound.write_bytes(recordings[0].read_bytes())
+    to_file = [folder, sound, "--format", "csv", "--out", tmp_path / "rows.csv"]
+    to_folder = [folder, sound, "--format", "csv", "--out-folder", tmp_path / "all"]
+    for command, file in ((to_file, "rows.csv"), (to_folder, "all/one.csv")):
+        assert call(capsys, *command)[0] == 0
+        rows = (tmp_path / file).read_text()
+        (tmp_path / file).write_text("mine")
+        code, _, err = call(capsys, *command)
+        assert code == 1
+        assert f"{tmp_path / file}: is there already; give --overwrite or another --out" in err
+        assert (tmp_path / file).read_text() == "mine"
+        assert call(capsys, *command, "--overwrite")[0] == 0
+        assert (tmp_path / file).read_text() == rows
+    (tmp_path / "link.wav").symlink_to(sound)
+    for out in (sound, tmp_path / "link.wav"):
+        code, _, err = call(capsys, folder, sound, "--out", out, "--overwrite")
+        assert (code, f"{out}: is one of the recordings" in err) == (1, True)
+    assert sound.read_bytes() == recordings[0].read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -396,7 +420,7 @@ def test_a_long_recording_takes_no_more_memory_than_a_short_one(folder, tmp_path
         command = [sys.executable, "-c", _MEMORY, str(folder), str(path), kind]
         command += ["--overlap-percent", "80", "--format", "jsonl", "--threads", "1"]
         done = subprocess.run(
-            [*command, "--out", str(tmp_path / "out")], cwd=Path(__file__).parents[1],
+            [*command, "--out", str(tmp_path / f"{seconds}")], cwd=Path(__file__).parents[1],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         most[seconds] = int(done.stderr.split()[-1])

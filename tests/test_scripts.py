@@ -109,6 +109,28 @@ def test_a_mistake_is_one_line_and_code_1(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["finetune", "search", "landscape"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "no settings in it; give the settings.json of a run, or a search's recommended"),
+        ("[1]", "no settings in it"),
+        ('{"settings": [1]}', "no settings in it"),
+        ('{"settings": {"spectrogram": null}}', "no settings in it"),
+        ('{"settings": {"spectrogram": {"n_mels": "64"}}}', "n_mels='64' must be a number"),
+        ('{"settings": {"training": {"hue": 1}}}', "has no field hue"),
+    ],
+)
+def test_a_settings_file_without_settings_is_told_by_name(
+    command: str, text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(text)
+    given = [command, "clips", "--out", str(tmp_path / "m"), "--settings", str(path)]
+    assert cli.main(given) == 1
+    assert re.search(rf"{re.escape(str(path))}: .*{re.escape(words)}", capsys.readouterr().err)
+
+
 # --- convert ------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from audio.augment import (
     mix_targets,
 )
 from audio.backgrounds import Backgrounds
+from audio.devices import choose_device
 from audio.examples import SoundExamples, resolve
 from audio.settings import (
     AST_PRESET,
@@ -448,6 +449,30 @@ def test_device_decides_where_the_network_is():
             fine_tune(few_sounds(), few_sounds(), settings, "ab")
     with pytest.raises(SettingsError, match="device='toaster' is not one of"):
         fine_tune(few_sounds(), few_sounds(), trained_with(device="toaster"), "ab")
+
+
+def test_a_window_without_a_frame_is_refused():
+    dropped = {"clip_s": 0.2, "hop_length": 4000, "drop_last_frame": True}
+    with pytest.raises(SettingsError, match=r"clip_s=0\.2 gives one frame at hop_length=4000, whi"):
+        Settings().with_values(dropped)
+    assert Settings().with_values(dropped | {"hop_length": 3200}).spectrogram.n_frames == 1
+    with pytest.raises(SettingsError, match="leaves out; raise clip_s or lower hop_length"):
+        replace(SpectrogramSettings(**dropped | {"clip_s": None}), clip_s=0.2)
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu", "", "cuda:-1", "cuda:x"])
+def test_a_device_of_another_type_is_refused(name):
+    with pytest.raises(SettingsError, match=f"device='{name}' is not one of auto, cpu, cuda, cuda"):
+        choose_device(name)
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert choose_device("cuda") == choose_device("auto") == torch.device("cuda")
+    with pytest.raises(SettingsError, match=r"device='cuda:2', but the last GPU .* is cuda:1"):
+        choose_device("cuda:2")
 
 
 def test_threads_decides_how_many_torch_uses():

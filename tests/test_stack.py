@@ -84,6 +84,16 @@ def test_a_stack_gives_each_networks_logits_and_gradients(models, training):
         network.eval()
 
 
+def test_of_one_clip_that_is_one_cell_it_gives_what_each_network_gives():
+    small = settings(clip_s=0.03, hop_length=80, n_mels=8, n_fft=128, win_length=128)
+    model = SpectrogramClassifier.from_settings(small, LABELS)
+    randomise(model.network)
+    features = torch.randn(1, 1, 8, 4, generator=torch.Generator().manual_seed(0))
+    found = stack_of([model]).logits(features, None, training=True)[0]
+    alone = network_logits(model.network.train(), features[0], None)
+    torch.testing.assert_close(found, alone, atol=2e-4, rtol=1e-4)
+
+
 def test_a_state_goes_in_and_out_unchanged(models):
     stack = stack_of(models)
     for i, model in enumerate(models):

@@ -63,6 +63,22 @@ def test_tones_are_told_apart_after_a_few_epochs(backbone):
     assert not fit.model.training
 
 
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_a_batch_with_one_value_a_channel_is_normalised_by_the_running_statistics(batch_size):
+    """One clip of four frames, alone or the last of 13, is one cell after the convolutions."""
+    wanted = settings(
+        clip_s=0.03, hop_length=80, n_mels=8, n_fft=128, win_length=128, batch_size=batch_size
+    )
+    fit = fine_tune(tones(13), tones(9), wanted, LABELS)
+    assert all(math.isfinite(row["train_loss"]) for row in fit.history)
+    stem = [m for m in fit.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    maps = torch.randn(1, stem[-1].num_features, 1, 1, generator=torch.Generator().manual_seed(0))
+    moved = [not torch.equal(m.running_mean, torch.zeros_like(m.running_mean)) for m in stem]
+    assert moved == [True, True, batch_size > 1]
+    with torch.no_grad():
+        assert torch.equal(stem[-1].train()(maps), stem[-1].eval()(maps))
+
+
 def test_the_history_holds_what_scoring_the_model_gives():
     fit = fine_tune(tones(), tones(9, seed=1), settings(), LABELS)
     assert [row["epoch"] for row in fit.history] == [1, 2, 3]

@@ -16,14 +16,21 @@ from audio.backbones import preset_for
 from audio.classifier import ModelError, SpectrogramClassifier
 from audio.clips import Clip, Manifest
 from audio.leakage import known_clips
-from audio.own_model import own_settings
-from audio.scratch import SCRATCH, BackboneError
-from audio.settings import Settings, SpectrogramSettings, TrainingSettings
+from audio.own_model import dropout_name, own_dropout, own_settings
+from audio.scratch import BackboneError
+from audio.settings import (
+    SCRATCH,
+    Settings,
+    SettingsError,
+    SpectrogramSettings,
+    TrainingSettings,
+    is_scratch,
+)
 from data.synthetic import SyntheticSettings, write_corpus
 from scripts import cli
 from tests.conftest import randomise
 
-KINDS = (*SCRATCH, "ast", "vit", "whisper-asr")
+KINDS = (*SCRATCH, "ast", "vit", "whisper-asr", "whisper-layers")
 LABELS = ("bell", "crow", "rain")
 FAST = ["--threads", "1", "--size", "nano", "--epochs", "1"]
 
@@ -132,6 +139,26 @@ def test_a_started_model_is_saved_and_loaded_whole(
     with torch.no_grad():
         assert torch.equal(again(sound(n)).logits, made(sound(n)).logits)
     assert started(tmp_path / "again", ("rain", "a")).labels == ("rain", "a")  # and from it
+
+
+def test_its_dropout_is_that_of_the_fit_s_settings(
+    fitted: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder, model = fitted
+    before = own_dropout(str(folder))
+    assert before == (0.1 if is_scratch(model.settings.training.backbone) else 0.0)
+    settings = Settings(
+        replace(preset_for(str(folder)), clip_s=1.0),
+        training=TrainingSettings(backbone=str(folder), dropout=0.5),
+    )
+    made = SpectrogramClassifier.from_settings(settings, LABELS)
+    made.save_pretrained(tmp_path / "again")
+    assert own_dropout(str(tmp_path / "again")) == 0.5
+    network = SpectrogramClassifier.load(tmp_path / "again").train().network
+    with torch.no_grad():
+        one, other = (made.train()(sound(16000)).logits for _ in range(2))
+        assert not torch.equal(one, other)
+    assert network.config.to_dict()[dropout_name(network.config.model_type)] == 0.5
 
 
 def test_what_is_no_model_is_not_taken_for_one(checkpoints: dict[str, str], tmp_path: Path) -> None:
@@ -280,6 +307,73 @@ def test_a_rotating_validation_counts_the_training_clips_too(
     fit += ["--backbone", str(first), "--trials", "1", "--rotate-validation", "--space", "quick"]
     assert cli.main(fit) == 1
     assert "was trained on by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["own", "ast"])
+def test_a_folder_whose_name_ends_in_scratch_is_not_a_network_from_scratch(
+    kind: str, first: Path, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    from scripts.command import parse
+    from scripts.finetune import Finetune, with_base
+    from scripts.spaces import space_for
+
+    source = str(first) if kind == "own" else checkpoints[kind]
+    named = str(shutil.copytree(source, tmp_path / "birds-from-scratch"))
+    commands = [
+        parse(Finetune, "f", ["c", "--out", "o", "--backbone", backbone], base=with_base)
+        for backbone in (source, named)
+    ]
+    assert commands[1].spectrogram == commands[0].spectrogram != SpectrogramSettings()
+    assert commands[1].training == replace(commands[0].training, backbone=named)
+    space, _ = space_for(
+        "default", Settings(commands[1].spectrogram, training=commands[1].training)
+    )
+    assert "n_mels" not in {knob.name for knob in space.knobs}
+    with pytest.raises(SettingsError, match=r"size=base .* not to the checkpoint .*from-scratch"):
+        replace(commands[1].training, size="base")
+
+
+def test_a_folder_named_as_a_network_from_scratch_is_not_taken_for_it(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(first, tmp_path / "whisper-scratch")
+    monkeypatch.chdir(tmp_path)
+    assert own_settings("whisper-scratch") is None
+
+
+def test_a_fit_from_a_model_of_its_own_starts_with_that_model_s_dropout(
+    first: Path, tmp_path: Path
+) -> None:
+    from scripts.command import parse
+    from scripts.finetune import Finetune, with_base
+
+    config = json.loads((first / "config.json").read_text())
+    config["network"]["config"]["dropout"] = 0.3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for more, expected in (([], 0.3), (["--dropout", "0.2"], 0.2)):
+        fit = ["c", "--out", "o", "--backbone", str(tmp_path), *more]
+        assert parse(Finetune, "f", fit, base=with_base).training.dropout == expected
+
+
+def test_dropout_is_searched_where_it_can_be_set_alone(
+    first: Path, checkpoints: dict[str, str]
+) -> None:
+    from scripts.spaces import space_for
+
+    for backbone, there in (("vit-scratch", True), (str(first), True), (checkpoints["ast"], False)):
+        base = Settings(preset_for(backbone), training=TrainingSettings(backbone=backbone))
+        space, told = space_for("full", base)
+        assert ("dropout" in {knob.name for knob in space.knobs}) == there
+        assert any("dropout" in line for line in told) != there
+
+
+@pytest.mark.parametrize("command", ["finetune", "search"])
+def test_a_dropout_for_a_checkpoint_is_told_before_a_clip_is_read(
+    command: str, checkpoints: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = [command, "nowhere", "--out", "o", "--backbone", checkpoints["ast"], "--dropout", "0.3"]
+    assert cli.main(fit) == 1
+    assert "dropout=0.3 belongs to a network from scratch or" in capsys.readouterr().err
 
 
 def test_a_search_around_a_model_of_its_own_tries_rates_about_that_model_s(first: Path) -> None:
