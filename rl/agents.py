@@ -16,7 +16,7 @@ as often as `frequency` says, moves values towards targets that look as far ahea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -137,6 +137,10 @@ class Learner(ABC):
         """Return whether the action after `step` is one that the policy learnt would take."""
         return True
 
+    def visited(self, step: Step) -> Hashable:
+        """Return what a step visits, for `visits='first'`: the pair of state and action."""
+        return step.state, step.action
+
     @abstractmethod
     def move(self, step: Step, target: float, t: int) -> None:
         """Move what is learnt towards `target`; the step was number `t` of its episode."""
@@ -214,9 +218,10 @@ class Learner(ABC):
             met = set()
             for k, (learnt, target) in enumerate(zip(steps, targets, strict=True)):
                 if self.choices.visits == "first":
-                    if (learnt.state, learnt.action) in met:
+                    visited = self.visited(learnt)
+                    if visited in met:
                         continue
-                    met.add((learnt.state, learnt.action))
+                    met.add(visited)
                 self.move(learnt, target, first + k)
 
     def _due(self) -> int:
@@ -342,6 +347,7 @@ def move_along(agent: Learner, trace: Trace, function: ValueFunction, step: Step
     assert isinstance(step_size, int | float)
     now = function.read(step.state)[action]
     error = step.reward + agent.discount * after - now
+    function.count(step.state, action)  # what a trace moves is not counted
     n = len(function.read(step.state))
     marked = [float(a == action) for a in range(n)]
     if depth.trace != "dutch":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -67,6 +68,10 @@ class Prediction(Learner):
 
     def following(self, step: Step) -> float:
         return self.v.read(step.next_state)[0]
+
+    def visited(self, step: Step) -> Hashable:
+        """Return the state: V is learnt from its first visit, whatever was done there."""
+        return step.state  # type: ignore[no-any-return]
 
     def move(self, step: Step, target: float, t: int) -> None:
         self.v.update(step.state, 0, target)
