@@ -216,6 +216,18 @@ def policy_matrix(policy: PolicyArray, mdp: FiniteMDP) -> Floats:
     return np.asarray(given, dtype=np.float64)
 
 
+def reachable(p: Floats, start: Bools) -> Bools:
+    """Return the states that a walk from those of `start` may come to, bool (n_states,).
+
+    p: probability of each next state, (n_states, n_states). With `p.T` and ends it is the states
+    from which an end may be reached.
+    """
+    leads, found, before = p > 0, np.array(start), None
+    while before is None or (found != before).any():
+        found, before = found | (found @ leads), found
+    return np.asarray(found)
+
+
 def random_mdp(rng: np.random.Generator, *, n_states: int = 5, n_actions: int = 3,
                branching: int = 3, discount: float = 0.9) -> FiniteMDP:  # fmt: skip
     """Return a random MDP without an end ("Garnet", Archibald et al., 1995): every action leads to
