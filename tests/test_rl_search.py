@@ -288,6 +288,30 @@ def test_a_search_ends_when_every_setting_was_tried(tmp_path: Path) -> None:
     assert len(result.trials) == space.size() == 2
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("queue", "trials", "ran"),
+    [("yz", 2, "xy"), ("yx", 4, "xxyz")],  # the default, x, comes first
+    ids=["more than the budget", "one that was tried"],
+)
+def test_what_was_queued_is_run_within_the_budget_and_never_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue, trials, ran, shared
+) -> None:
+    def withdraw(study, trial_id):
+        raise AssertionError(f"trial {trial_id} is withdrawn")
+
+    monkeypatch.setattr("rl.claims._withdraw", withdraw)
+    path = tmp_path / "study.db"
+    place = Place(f"sqlite:///{path}", name="s") if shared else Place(str(path))
+    space = SearchSpace([Knob("a", ("x", "y", "z")), Knob("noise", (0.0,)), Knob("m", (40,))])
+    study = place.open("trials")
+    for value in queue:
+        study.enqueue_trial({"a": value, "noise": 0.0, "m": 40})
+    settings = replace(SETTINGS, trials=trials, agent="random")
+    result = run_search(space, Training(tmp_path), settings, place)
+    assert sorted(trial["values"]["a"] for trial in result.trials) == list(ran)
+
+
 def test_minutes_stop_the_trials_but_not_the_finals(tmp_path: Path) -> None:
     result = run(tmp_path, replace(SETTINGS, minutes=1e-6))
     assert len(result.trials) == 1
