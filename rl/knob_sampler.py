@@ -8,7 +8,8 @@ from the finished trials and draws from `default_rng([seed, index])`, where
 very choices it would have made.
 
 Finished trials bring their score. Pruned ones bring what their last intermediate
-value foretells (`rl.fidelity`), or nothing if they have none. Failed ones bring nothing, but their
+value foretells (`rl.fidelity`), or nothing if they have none. A score that is no
+finite number counts as the worst of the others. Failed ones bring nothing, but their
 settings count as tried.
 """
 
@@ -171,10 +172,11 @@ class KnobSampler(BaseSampler):
     def _fit(
         self, study: Study, space: SearchSpace, trials: Sequence[FrozenTrial], number: int
     ) -> Agent:
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        maximise = study.direction == StudyDirection.MAXIMIZE
+        sign = 1.0 if maximise else -1.0
         reader = self._reading(space)
         trials = [t for t in trials if KILLED not in t.user_attrs]
-        forecast = Forecast(trials)
+        forecast = Forecast(trials, maximise=maximise)
         scores = [
             (t, forecast.score(t))
             for t in trials

@@ -211,8 +211,9 @@ def read_earlier(where: str) -> list[tuple[Setting, float]]:
     with quiet():
         study, _ = open_study(address, name or None)
         live = live_trials(study)
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    forecast = Forecast(live)
+    maximise = study.direction == StudyDirection.MAXIMIZE
+    sign = 1.0 if maximise else -1.0
+    forecast = Forecast(live, maximise=maximise)
     scored = [(dict(t.params), forecast.score(t)) for t in live]
     made = [(setting, sign * score) for setting, score in scored if score is not None]
     if len(made) < 2:

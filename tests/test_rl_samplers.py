@@ -180,6 +180,28 @@ def test_a_failed_setting_counts_as_tried_and_a_pruned_one_brings_its_last_value
 
 
 @pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_score_of_infinity_teaches_what_the_worst_score_teaches(name: str, direction) -> None:
+    worst = 10.0 if direction == "minimize" else -10.0
+    study = search("random", 10, direction=direction)
+    fitted = []
+    for bad in (float("inf"), worst):
+        trials = [t for t in study.trials if t.number != 6]
+        again = optuna.create_study(direction=direction, sampler=make_sampler(name, SPACE, 1))
+        again.add_trials([*trials[:-1], *(again_scored(t, worst) for t in trials[-1:])])
+        again.add_trial(again_scored(study.trials[6], bad))
+        fitted.append(again.sampler.fitted(again))
+    assert fitted[0].beliefs() == fitted[1].beliefs()
+    assert fitted[0].greedy() == fitted[1].greedy()
+
+
+def again_scored(trial: optuna.trial.FrozenTrial, value: float) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        value=value, params=trial.params, distributions=trial.distributions
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_define_by_run_works_without_a_space(name: str) -> None:
     def objective(trial: optuna.Trial) -> float:
         values = choose(trial)
