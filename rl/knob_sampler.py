@@ -39,7 +39,7 @@ from rl.trial_settings import (
     Reader,
     key_of,
     knob_of,
-    may_be,
+    known_values,
     planned_before,
     seen,
     setting_under_way,
@@ -119,8 +119,7 @@ class KnobSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, knobs: dict[str, BaseDistribution]
     ) -> Setting:
         space = self._reading(self.space or space_of(knobs)).space
-        fixed = trial.system_attrs.get("fixed_params", {})
-        fixed = {name: value for name, value in fixed.items() if may_be(space, name, value)}
+        fixed = known_values(space, trial.system_attrs.get("fixed_params", {}))
         trials = study.get_trials(deepcopy=False)
         index = trial_index(trials, trial.number)
         rng = np.random.default_rng([self.seed, index])
@@ -155,7 +154,7 @@ class KnobSampler(BaseSampler):
             return knob.values[int(rng.integers(len(knob.values)))]
         space = space_of(seen(trials, {**trial.distributions, param_name: param_distribution}))
         agent = self._fit(study, space, trials, trial.number)
-        chosen = {k.name: trial.params[k.name] for k in space.knobs if k.name in trial.params}
+        chosen = known_values(space, trial.params)
         state = KnobState(tuple(chosen.items()), param_name)
         return knob.values[agent.act(state, knob, all_legal(knob), rng, index)]
 

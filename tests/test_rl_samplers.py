@@ -223,6 +223,31 @@ def test_define_by_run_works_without_a_space(name: str) -> None:
         assert sum(p["layers"] == 6 for p in late) > len(late) / 2
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_steps_stay_in_their_range_whatever_rounding_makes_of_them(name: str) -> None:
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(name, None, 1))
+    study.optimize(lambda t: t.suggest_float("x", 0.1, 0.7, step=0.1), n_trials=30)
+    assert {t.params["x"] for t in study.trials} >= {0.7}
+    for trial in study.trials:  # Optuna's own check
+        optuna.create_study().add_trial(trial)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_enqueued_step_is_the_knobs_value_though_rounding_tells_them_apart(name: str) -> None:
+    assert 0.3 != 0.0 + 3 * 0.1
+    study = optuna.create_study(sampler=make_sampler(name, None, 1))
+    study.enqueue_trial({"x": 0.3})
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0, step=0.1)
+        return x + trial.suggest_categorical("y", [0])
+
+    study.optimize(objective, n_trials=11)
+    assert sorted(round(10 * x["x"]) for x in params(study)) == list(range(11))
+    beliefs = study.sampler.fitted(study).beliefs()["x"]
+    assert [row["count"] for row in beliefs] == [1] * 11
+
+
 @pytest.mark.parametrize("name", [n for n in OURS if n != "random"])
 def test_agents_find_good_settings(name: str) -> None:
     best = max(score(s) for s in SPACE.settings())
