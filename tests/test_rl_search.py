@@ -19,7 +19,14 @@ from scipy import stats
 
 from rl.claims import Work, final_seeds, trial_seed
 from rl.cluster import Nodes
-from rl.finals import T_QUANTILES, Finalist, paired_difference, rank_finalists, shortlist
+from rl.finals import (
+    T_QUANTILES,
+    Finalist,
+    expectations,
+    paired_difference,
+    rank_finalists,
+    shortlist,
+)
 from rl.search import (
     SearchError,
     SearchInterrupted,
@@ -398,3 +405,15 @@ def test_a_file_is_refused_as_the_storage_of_a_cluster(tmp_path: Path) -> None:
         ):
             run_search(SPACE, Training(tmp_path), SETTINGS, Place(storage), nodes=Nodes("auto"))
     assert not list(tmp_path.iterdir())
+
+
+def test_short_trials_are_lifted_by_what_a_settings_finals_are_above_them() -> None:
+    """However often each setting was trained: here the better ones more often."""
+    space = SearchSpace([Knob("a", (0, 1, 2)), Knob("b", (0, 1))])
+    worth = [({"a": 0, "b": 0}, 0.7), ({"a": 1, "b": 0}, 0.9), ({"a": 2, "b": 1}, 0.5)]
+    finals = [pair for pair, n in zip(worth, (2, 4, 0), strict=True) for _ in range(n)]
+    short = [(setting, score - 0.25) for setting, score in [*worth, worth[0]]]
+    asked = [setting for setting, _ in worth]
+    as_long = expectations(space, asked, [*worth, worth[0]], finals)
+    lifted = expectations(space, asked, short, finals, same_fidelity=False)
+    assert lifted == pytest.approx(as_long)
