@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from rl.effects import Effects
 from rl.knobs import KnobState
 from rl.mdp import Episode
 from rl.model import Known, ModelSettings, RewardModel, standardised
@@ -233,17 +234,19 @@ class DynaQ:
         return self.space.decode(codes[int(scores.argmax())])
 
     def beliefs(self) -> Beliefs:
-        """Return the score to expect with each value, and the posterior deviation of its
-        difference from the mean over the knob's values."""
+        """Return the score to expect with each value, over all settings in which the knob exists,
+        and the posterior deviation of its difference from the mean over the knob's values; None
+        for a value that is in no setting."""
         made: Beliefs = {}
         tried = self.model.codes[: self.model.n_trials]
+        believed = Effects(self.model)
         for position, knob in enumerate(self.space.knobs):
-            effects = self.model.effects(position)
+            effects = believed.knob(position)
             made[knob.name] = [
                 {
                     "value": value,
-                    "estimate": effect.mean,
-                    "sd": effect.sd,
+                    "estimate": None if math.isnan(effect.mean) else effect.mean,
+                    "sd": None if math.isnan(effect.sd) else effect.sd,
                     "count": int((tried[:, position] == code).sum()),
                 }
                 for code, (value, effect) in enumerate(zip(knob.values, effects, strict=True))
