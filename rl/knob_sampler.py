@@ -190,8 +190,9 @@ class KnobSampler(BaseSampler):
             and reader.read(setting := setting_under_way(t))[1]
         ]
         # Rebuilding gives the same agent, so the last one is kept while nothing has changed.
-        now = (space, scored, pending)
-        if self._fitted is None or self._fitted[0] != now:
+        # In a variable of its own: with n_jobs other threads put theirs in its place.
+        now, fitted = (space, scored, pending), self._fitted
+        if fitted is None or fitted[0] != now:
             agent = self.agent(space)
             episodes = [episode for episode in scored if len(episode)]
             if not isinstance(agent, DynaQ):
@@ -200,8 +201,8 @@ class KnobSampler(BaseSampler):
             if isinstance(agent, DynaQ) and agent.cost_aware:
                 lasted = [(t, s) for t, s in scores if s is not None and reader.read(t.params)[0]]
                 agent.learn_costs([_whole_s(trial, trials) for trial, _ in lasted])
-            self._fitted = (now, agent)
-        return self._fitted[1]
+            self._fitted = fitted = (now, agent)
+        return fitted[1]
 
     def _as_mine(self, reader: Reader, mine: Sequence[Episode]) -> list[Episode]:
         """Return the earlier studies' trials as episodes whose rewards have the mean and deviation
@@ -228,11 +229,10 @@ class KnobSampler(BaseSampler):
         return made
 
     def _reading(self, space: SearchSpace) -> Reader:
-        if self._reader is None or (
-            self._reader.space is not space and self._reader.space != space
-        ):
-            self._reader = Reader(space)
-        return self._reader
+        reader = self._reader
+        if reader is None or (reader.space is not space and reader.space != space):
+            self._reader = reader = Reader(space)
+        return reader
 
     def _propose(self, agent: Agent, tried: set[tuple[int, ...]], fixed: Mapping[str, Any],
                  rng: np.random.Generator, index: int) -> Setting:  # fmt: skip

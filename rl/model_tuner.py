@@ -92,13 +92,15 @@ class DynaQ:
 
     def _scores_of(self, every: Codes) -> Floats:
         """Return the score of each of all settings, computed once for a model."""
-        if self._scores is None:
-            self._scores = self._score(self.model.likeness(every))
+        scores = self._scores
+        if scores is None:
+            scores = self._score(self.model.likeness(every))
             if not self.repeat:
                 tried = {tuple(row) for row in self.model.codes.tolist()}
                 gone = [tuple(row) in tried for row in every.tolist()]
-                self._scores[np.array(gone, dtype=bool)] = -np.inf
-        return self._scores
+                scores[np.array(gone, dtype=bool)] = -np.inf
+            self._scores = scores
+        return scores
 
     def _open(self, every: Codes, chosen: Iterable[tuple[str, Value]]) -> Bools:
         """Return which of all settings begin with these choices."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import AgentName
 from rl.confidence import UCB, Thompson
@@ -109,15 +110,22 @@ class ReplayedTPESampler(BaseSampler):
     def __init__(self, *, seed: int = 0, n_random: int = 10) -> None:
         self.seed = seed
         self.n_random = n_random
-        self._current: tuple[int, TPESampler] | None = None
+        # for each trial under way: with n_jobs there are several
+        self._of: dict[int, TPESampler] = {}
 
     def _tpe(self, study: Study, trial: FrozenTrial) -> TPESampler:
-        if self._current is None or self._current[0] != trial.number:
+        tpe = self._of.get(trial._trial_id)
+        if tpe is None:
             index = trial_index(study.get_trials(deepcopy=False), trial.number)
             seed = int(np.random.default_rng([self.seed, index]).integers(2**31))
             tpe = TPESampler(seed=seed, multivariate=True, n_startup_trials=self.n_random)
-            self._current = (trial.number, tpe)
-        return self._current[1]
+            self._of[trial._trial_id] = tpe
+        return tpe
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._of.pop(trial._trial_id, None)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from rl.policies import Drawers, EpsilonGreedy
 from rl.samplers import (
     DynaQSampler,
     EpsilonGreedySampler,
@@ -17,6 +19,9 @@ from rl.samplers import (
     make_sampler,
 )
 from rl.space import Knob, SearchSpace
+from rl.trial_settings import Reader
+from rl.tuners import RandomSettings
+from rl.values import ActionValues
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -277,3 +282,43 @@ def test_several_objectives_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="multi-objective"):
         study.ask().suggest_categorical("a", ("x", "y", "z"))
+
+
+class Overtaken(RandomSettingsSampler):
+    """One whose notes are replaced by another thread's as soon as they are written."""
+
+    def __setattr__(self, name: str, value) -> None:
+        others = {"_reader": Reader(OTHER), "_fitted": (None, RandomSettings(OTHER))}
+        super().__setattr__(name, value if value is None else others.get(name, value))
+
+
+OTHER = SearchSpace([Knob("other", (1, 2))])
+
+
+def test_threads_do_not_take_each_others_notes() -> None:
+    sampler = Overtaken(space=SPACE)
+    assert sampler._reading(SPACE).space == SPACE
+    assert sampler.fitted(optuna.create_study(sampler=sampler)).space == SPACE
+
+    class Emptied(dict):
+        def __setitem__(self, key, value) -> None:
+            """Another thread is a step further, and forgets what was kept."""
+
+    drawers = Drawers(EpsilonGreedy(0.0), ActionValues(2))
+    drawers._kept = Emptied()
+    assert drawers.get("state", np.array([False, True]), 0)(np.random.default_rng(0)) == 1
+
+
+def test_tpe_keeps_apart_the_trials_under_way() -> None:
+    def asked(order: str) -> list[dict]:
+        study = optuna.create_study(sampler=make_sampler("tpe", None, 1))
+        trials = [study.ask(), study.ask()]
+        for number in order:
+            trial = trials[int(number)]
+            trial.suggest_float(f"x{len(trial.params)}", 0.0, 1.0)
+        for trial in trials:
+            study.tell(trial, 0.0)
+        assert not study.sampler._of
+        return params(study)
+
+    assert asked("000111") == asked("010101")
