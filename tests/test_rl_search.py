@@ -27,6 +27,7 @@ from rl.finals import (
     rank_finalists,
     shortlist,
 )
+from rl.records import open_study, read_earlier
 from rl.search import (
     SearchError,
     SearchInterrupted,
@@ -317,6 +318,32 @@ def test_what_was_queued_is_run_within_the_budget_and_never_withdrawn(
     settings = replace(SETTINGS, trials=trials, agent="random")
     result = run_search(space, Training(tmp_path), settings, place)
     assert sorted(trial["values"]["a"] for trial in result.trials) == list(ran)
+
+
+def test_what_an_objective_adds_takes_no_place_of_the_records_own(tmp_path: Path) -> None:
+    own = {"score": 99.0, "state": "fine", "number": -5, "phase": "x", "values": {}, "mine": 7}
+
+    class Adding(Training):
+        def __call__(self, values: dict, seed: int, stop, report) -> TrialResult:
+            return replace(super().__call__(values, seed, stop, report), extra=own)
+
+    settings = replace(SETTINGS, trials=2, replicates=1)
+    result = run_search(SPACE, Adding(tmp_path), settings, tmp_path / "study.db")
+    for number, trial in enumerate(result.trials):
+        assert (trial["number"], trial["state"], trial["phase"]) == (number, "complete", "trials")
+        assert trial["score"] == score(trial["values"], trial["seed"])
+        assert trial["mine"] == 7
+
+
+def test_a_folder_may_have_any_signs_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "why? 100% {x} #3&a=b"
+    run(folder, replace(SETTINGS, trials=2, replicates=1))
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name}
+    assert (folder / "study.db").stat().st_size > 0
+    study, finals = open_study(str(folder / "study.db"))
+    assert len(study.trials) == 2
+    assert finals is not None
+    assert len(read_earlier(str(folder))) == 2
 
 
 def test_minutes_stop_the_trials_but_not_the_finals(tmp_path: Path) -> None:
