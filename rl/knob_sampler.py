@@ -55,14 +55,21 @@ MOST_EARLIER = 100
 """Trials of an earlier study that are taken over: the first ones, spread out by its own search."""
 
 
+def drawn_seed() -> int:
+    """Return a seed that nobody knows beforehand, below 2^32."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
 class KnobSampler(BaseSampler):
     """What the samplers of `rl.samplers` share; each of them says in `agent` who chooses.
 
     Args:
-        space: the knobs. None learns them from the finished trials: those that every one of them
-            has are planned together, the others are chosen as they come up. A knob is a
-            categorical parameter or a stepped number; continuous ones are drawn at random.
-        seed: two studies with one seed and one worker are the same.
+        space: the knobs, to be asked for with `suggest_categorical`: Optuna refuses any other kind
+            of parameter by the name of one. None learns them from the finished trials: those that
+            every one of them has are planned together, the others are chosen as they come up. A
+            knob is a categorical parameter or a stepped number; continuous ones are drawn at
+            random.
+        seed: two studies with one seed and one worker are the same; None draws one.
         n_random: trials before the agent takes over, every value equally likely in them.
         repeat: whether a setting may be tried twice before all were tried once.
         earlier: what earlier studies found, to start from instead of random trials. A tabular
@@ -74,13 +81,13 @@ class KnobSampler(BaseSampler):
         self,
         *,
         space: SearchSpace | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         n_random: int = 10,
         repeat: bool = False,
         earlier: Earlier = (),
     ) -> None:
         self.space = space
-        self.seed = seed
+        self.seed = drawn_seed() if seed is None else seed
         self.n_random = 0 if earlier else n_random
         self.earlier = [list(study)[:MOST_EARLIER] for study in earlier]
         self.repeat = repeat

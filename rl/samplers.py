@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import AgentName
 from rl.confidence import UCB, Thompson
-from rl.knob_sampler import KnobSampler
+from rl.knob_sampler import KnobSampler, drawn_seed
 from rl.model_tuner import DynaQ
 from rl.policies import EpsilonGreedy
 from rl.space import SearchSpace
@@ -34,7 +34,7 @@ class EpsilonGreedySampler(KnobSampler):
 
     def agent(self, space: SearchSpace) -> KnobBandits | JointBandit:
         if self.joint:
-            return JointBandit(space, policy=EpsilonGreedy(self.epsilon))
+            return JointBandit(space, policy=EpsilonGreedy(self.epsilon), step_size=self.step_size)
         return KnobBandits(space, policy=EpsilonGreedy(self.epsilon), step_size=self.step_size)
 
 
@@ -107,8 +107,8 @@ class RandomSettingsSampler(KnobSampler):
 class ReplayedTPESampler(BaseSampler):
     """Optuna's multivariate TPE, made a pure function of (seed, finished trials) like the rest."""
 
-    def __init__(self, *, seed: int = 0, n_random: int = 10) -> None:
-        self.seed = seed
+    def __init__(self, *, seed: int | None = 0, n_random: int = 10) -> None:
+        self.seed = drawn_seed() if seed is None else seed
         self.n_random = n_random
         # for each trial under way: with n_jobs there are several
         self._of: dict[int, TPESampler] = {}
@@ -145,7 +145,7 @@ class ReplayedTPESampler(BaseSampler):
         return tpe.sample_independent(study, trial, param_name, param_distribution)
 
 
-def make_sampler(name: AgentName, space: SearchSpace | None, seed: int,
+def make_sampler(name: AgentName, space: SearchSpace | None, seed: int | None,
                  **parameters: Any) -> BaseSampler:  # fmt: skip
     """Return the sampler called `name`; `parameters` go to its constructor.
 

@@ -267,6 +267,14 @@ def test_repeat_allows_the_best_setting_again() -> None:
     assert late.count(max(score(s) for s in SPACE.settings())) > 5
 
 
+@pytest.mark.parametrize("name", [*OURS, "tpe"])
+def test_without_a_seed_one_is_drawn(name: str) -> None:
+    samplers = [make_sampler(name, None, None) for _ in range(2)]
+    assert samplers[0].seed != samplers[1].seed
+    study = optuna.create_study(sampler=samplers[0])
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+
+
 def test_parameters_reach_the_agents() -> None:
     sampler = QLearningSampler(state="prefix", n=1, replays=4, space=SPACE)
     agent = sampler.agent(SPACE)
