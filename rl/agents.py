@@ -155,12 +155,16 @@ class Learner(ABC):
     # What an environment's loop calls.
 
     def start(self, observation: Any, legal: Mask = None) -> int:
-        """Begin an episode; returns the first action."""
+        """Begin an episode; returns the first action.
+
+        Raises:
+            ValueError: none is legal.
+        """
         self._pending.clear()
         self._t = 0
         self.observed = observation
         self._state = self.function.key(observation)
-        self._legal = _listed(legal)
+        self._legal = _checked(legal, observation)
         self._action = self.choose(self._state, self._legal)
         return self._action
 
@@ -173,12 +177,15 @@ class Learner(ABC):
             terminal: the episode ended, so that nothing follows: the next state is worth 0.
             truncated: it was broken off, so that targets still count what would have followed.
             legal: which actions the new state allows.
+
+        Raises:
+            ValueError: it allows none, and the episode goes on.
         """
         self.observed = observation
         next_state = self.function.key(observation)
         next_action = None
-        if legal is not None:
-            legal = _listed(legal)
+        if legal is not None and not terminal:
+            legal = _checked(legal, observation)
         # SARSA learns from the action that it will take, so that is chosen first; the others
         # choose it by what they have learnt
         if self._on_policy and not terminal:
@@ -304,8 +311,14 @@ class Learner(ABC):
         return np.array(state) if isinstance(self.function, Linear) else freeze(state)
 
 
-def _listed(legal: Any) -> Mask:
-    return legal.tolist() if isinstance(legal, np.ndarray) else legal  # type: ignore[no-any-return]
+def _checked(legal: Any, observation: Any) -> Mask:
+    """Return a mask as a list."""
+    made: Mask = legal.tolist() if isinstance(legal, np.ndarray) else legal
+    if made is not None and not any(made):
+        raise ValueError(
+            f"no action is legal in {observation!r}; a state needs at least one, or is terminal."
+        )
+    return made
 
 
 def check_trace(choices: Choices, function: ValueFunction) -> None:

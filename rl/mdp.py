@@ -190,15 +190,20 @@ class FiniteMDP:
                    start=None if start is None else np.append(start, 0.0))  # fmt: skip
 
 
-def policy_matrix(policy: PolicyArray, mdp: FiniteMDP) -> Floats:
+def policy_matrix(policy: PolicyArray, mdp: FiniteMDP | None = None) -> Floats:
     """Return pi(a|s), (n_states, n_actions), of a stochastic policy of that shape or of a
     deterministic one: an action for each state, int (n_states,).
+
+    Without an MDP there are as many states and actions as the policy tells of.
 
     Raises:
         ValueError: another shape, an action that is not there, or rows that do not sum to 1.
     """
     given: Any = np.asarray(policy)
-    shape = (mdp.n_states, mdp.n_actions)
+    if mdp is not None:
+        shape = (mdp.n_states, mdp.n_actions)
+    else:
+        shape = given.shape if given.ndim == 2 else (len(given), int(given.max()) + 1)
     if given.shape == shape[:1] and np.issubdtype(given.dtype, np.integer):
         if ((given < 0) | (given >= shape[1])).any():
             s = int(np.flatnonzero((given < 0) | (given >= shape[1]))[0])

@@ -185,6 +185,8 @@ class EpsilonGreedy(Drawing):
     def __post_init__(self) -> None:
         if not callable(self.epsilon) and not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon={self.epsilon} is no probability; take one from 0 to 1.")
+        if self.unvisited not in ("first", "initial", "last"):
+            raise ValueError(f"unvisited={self.unvisited!r} is not one of: first, initial, last.")
 
     def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats:
         """Return `epsilon / |legal| + (1 - epsilon) / |greedy|` for the greedy actions."""

@@ -392,6 +392,7 @@ def test_rules_of_their_own_are_told() -> None:
         ({"depth": 3}, DynaQ, "depth=3 with a model"),
         ({"update": "sarsa"}, DynaQ, "use 'expected-sarsa'"),
         ({"planning": -1}, DynaQ, "planning=-1"),
+        ({"planning": 0}, PrioritisedSweeping, "planning=0 with prioritised sweeping"),
         ({"memory": "none"}, DynaQ, "memory='none'"),
         ({"features": one_hot(2), "n_features": 2}, DynaQ, "the model is a table"),
         ({"update": "double-q-learning"}, PrioritisedSweeping, "an error is of one table"),
@@ -405,6 +406,35 @@ def test_rules_of_their_own_are_told() -> None:
         Lambda(0.5, "bold")
     with pytest.raises(ValueError, match="shape"):
         Control(2, features=lambda s: np.zeros(3), n_features=2).start(0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (np.array([[0.2, 0.2]]), "sum to 1"),
+        (np.array([[1.2, -0.2]]), "sum to 1"),
+        (np.array([-1, 1]), "takes action -1 in state 0"),
+        (np.array([0.0, 1.0]), "the policy has the shape"),
+    ],
+)
+def test_a_policy_to_predict_must_be_one(policy, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Prediction(policy)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [Control(2), Control(2, policy=EpsilonGreedy(0.1)), PolicyGradient(2)],
+    ids=["control", "with counts", "policy gradient"],
+)
+def test_a_state_that_goes_on_allows_an_action(agent) -> None:
+    with pytest.raises(ValueError, match="no action is legal in 3"):
+        agent.start(3, [False, False])
+    agent.start(3, [True, False])
+    with pytest.raises(ValueError, match="no action is legal in 4"):
+        agent.step(0.0, 4, legal=np.array([0, 0]))
+    agent.start(3, [True, False])
+    assert agent.step(0.0, 4, terminal=True, legal=np.array([0, 0])) == -1
 
 
 def test_methods_have_the_textbooks_names() -> None:

@@ -317,6 +317,8 @@ def test_observations_say_what_is_chosen_absent_and_to_come() -> None:
     assert seen.tolist() == [0, 3, 3]  # a is x, so b does not exist
     assert info["knob"] == "c"
     assert environment.step(2)[1:3] == (-7.0, True)  # c has two values
+    with pytest.raises(ValueError, match="reset first"):
+        environment.step(0)
     environment.reset()
     seen, *_, info = environment.step(1)
     assert seen.tolist() == [1, 4, 3]
