@@ -184,8 +184,8 @@ class Learner(ABC):
         self.observed = observation
         next_state = self.function.key(observation)
         next_action = None
-        if legal is not None and not terminal:
-            legal = _checked(legal, observation)
+        if legal is not None:
+            legal = _checked(legal, observation, is_end=terminal)
         # SARSA learns from the action that it will take, so that is chosen first; the others
         # choose it by what they have learnt
         if self._on_policy and not terminal:
@@ -311,10 +311,10 @@ class Learner(ABC):
         return np.array(state) if isinstance(self.function, Linear) else freeze(state)
 
 
-def _checked(legal: Any, observation: Any) -> Mask:
-    """Return a mask as a list."""
+def _checked(legal: Any, observation: Any, *, is_end: bool = False) -> Mask:
+    """Return a mask as a list; only at the end may it allow nothing."""
     made: Mask = legal.tolist() if isinstance(legal, np.ndarray) else legal
-    if made is not None and not any(made):
+    if made is not None and not is_end and not any(made):
         raise ValueError(
             f"no action is legal in {observation!r}; a state needs at least one, or is terminal."
         )

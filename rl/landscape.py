@@ -129,10 +129,10 @@ class Landscape:
             if header["format"] > FORMAT:
                 raise LandscapeError(f"{path}: written by a newer melbandit; upgrade to read it.")
             about = header["about"]
-            scores = {
-                split: (np.moveaxis(parts[split], 0, -1) / (about.get(f"n_{split}") or 1))
-                for split in ("validation", "test")
-            }
+            scores = {}
+            for split in ("validation", "test"):
+                n = about[f"n_{split}"] if parts[split].dtype.kind == "u" else 1  # counts
+                scores[split] = np.moveaxis(parts[split], 0, -1) / n
             return cls(
                 name=header["name"],
                 space=SearchSpace.from_json(header["space"]),
