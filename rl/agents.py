@@ -16,7 +16,7 @@ as often as `frequency` says, moves values towards targets that look as far ahea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -137,6 +137,10 @@ class Learner(ABC):
         """Return whether the action after `step` is one that the policy learnt would take."""
         return True
 
+    def visited(self, step: Step) -> Hashable:
+        """Return what a step visits, for `visits='first'`: the pair of state and action."""
+        return step.state, step.action
+
     @abstractmethod
     def move(self, step: Step, target: float, t: int) -> None:
         """Move what is learnt towards `target`; the step was number `t` of its episode."""
@@ -151,12 +155,16 @@ class Learner(ABC):
     # What an environment's loop calls.
 
     def start(self, observation: Any, legal: Mask = None) -> int:
-        """Begin an episode; returns the first action."""
+        """Begin an episode; returns the first action.
+
+        Raises:
+            ValueError: none is legal.
+        """
         self._pending.clear()
         self._t = 0
         self.observed = observation
         self._state = self.function.key(observation)
-        self._legal = _listed(legal)
+        self._legal = _checked(legal, observation)
         self._action = self.choose(self._state, self._legal)
         return self._action
 
@@ -169,12 +177,15 @@ class Learner(ABC):
             terminal: the episode ended, so that nothing follows: the next state is worth 0.
             truncated: it was broken off, so that targets still count what would have followed.
             legal: which actions the new state allows.
+
+        Raises:
+            ValueError: it allows none, and the episode goes on.
         """
         self.observed = observation
         next_state = self.function.key(observation)
         next_action = None
         if legal is not None:
-            legal = _listed(legal)
+            legal = _checked(legal, observation, is_end=terminal)
         # SARSA learns from the action that it will take, so that is chosen first; the others
         # choose it by what they have learnt
         if self._on_policy and not terminal:
@@ -214,9 +225,10 @@ class Learner(ABC):
             met = set()
             for k, (learnt, target) in enumerate(zip(steps, targets, strict=True)):
                 if self.choices.visits == "first":
-                    if (learnt.state, learnt.action) in met:
+                    visited = self.visited(learnt)
+                    if visited in met:
                         continue
-                    met.add((learnt.state, learnt.action))
+                    met.add(visited)
                 self.move(learnt, target, first + k)
 
     def _due(self) -> int:
@@ -299,8 +311,14 @@ class Learner(ABC):
         return np.array(state) if isinstance(self.function, Linear) else freeze(state)
 
 
-def _listed(legal: Any) -> Mask:
-    return legal.tolist() if isinstance(legal, np.ndarray) else legal  # type: ignore[no-any-return]
+def _checked(legal: Any, observation: Any, *, is_end: bool = False) -> Mask:
+    """Return a mask as a list; only at the end may it allow nothing."""
+    made: Mask = legal.tolist() if isinstance(legal, np.ndarray) else legal
+    if made is not None and not is_end and not any(made):
+        raise ValueError(
+            f"no action is legal in {observation!r}; a state needs at least one, or is terminal."
+        )
+    return made
 
 
 def check_trace(choices: Choices, function: ValueFunction) -> None:
@@ -342,6 +360,7 @@ def move_along(agent: Learner, trace: Trace, function: ValueFunction, step: Step
     assert isinstance(step_size, int | float)
     now = function.read(step.state)[action]
     error = step.reward + agent.discount * after - now
+    function.count(step.state, action)  # what a trace moves is not counted
     n = len(function.read(step.state))
     marked = [float(a == action) for a in range(n)]
     if depth.trace != "dutch":

@@ -202,9 +202,11 @@ def claim_trial(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
             trials = study.get_trials(deepcopy=False)
             if not may_start(work, trials):
                 return None
-            due = _due(work, trials)
+            due, is_queued = _due(work, trials), False
             if due is None and any(t.state == TrialState.WAITING for t in trials):
-                trial = study.ask()  # that the user queued
+                trial = study.ask()  # that the user queued, unless another worker was faster
+                attrs = study._storage.get_trial(trial._trial_id).system_attrs
+                is_queued = bool(attrs.get("fixed_params"))
                 for name, value in _mine().items():
                     trial.set_user_attr(name, value)
             else:
@@ -216,7 +218,8 @@ def claim_trial(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
             values: Setting = {}
             while (knob := work.space.next_knob(values)) is not None:
                 values[knob.name] = trial.suggest_categorical(knob.name, knob.values)
-            if due is None and _is_taken(study, work, trial.number, values):
+            is_chosen = due is None and not is_queued  # by the agent, who may choose again
+            if is_chosen and _is_taken(study, work, trial.number, values):
                 _withdraw(study, trial._trial_id)
                 continue
             if work.place.is_shared:
@@ -227,7 +230,7 @@ def claim_trial(study: Study, work: Work) -> tuple[Trial, Setting, int] | None:
                 fresh = trial_seed(work.seed, trial_index(trials, trial.number))
             seed = int(trial.user_attrs.get("seed", fresh))  # one that is run again has its own
             trial.set_user_attr("seed", seed)
-            if due is None and _is_taken(study, work, trial.number, values):
+            if is_chosen and _is_taken(study, work, trial.number, values):
                 _withdraw(study, trial._trial_id)
                 continue
             return trial, values, seed
@@ -294,7 +297,12 @@ def _is_surplus(study: Study, work: Work, trial_id: int) -> bool:
         return False
     trials = study.get_trials(deepcopy=False)
     mine = next(t for t in trials if t._trial_id == trial_id)
-    before = [t for t in trials if t.number < mine.number and not is_killed(t)]
+    # what waits in the queue has no place yet: it takes one when it is started
+    before = [
+        t
+        for t in trials
+        if t.number < mine.number and t.state != TrialState.WAITING and not is_killed(t)
+    ]
     purpose = _purpose(mine)
     same = [t for t in before if purpose is not None and _purpose(t) == purpose]
     if any(not _may_come_again(t, work) for t in same):

@@ -63,7 +63,7 @@ class Thompson(Drawing):
     def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats:
         """Return the posterior probability that each legal action is the best of them:
         the integral of its density times the others' distribution functions."""
-        mean, sd = self.posterior(q, n)
+        mean, sd = self.posterior(np.where(legal, q, 0.0), n)  # illegal ones may be -inf
         at = np.flatnonzero(legal)
         if not len(at):
             raise ValueError("no action is legal; a state needs at least one.")
@@ -86,6 +86,6 @@ class Thompson(Drawing):
     def drawer(self, q: Floats, n: Floats, legal: Bools, step: int) -> Drawer:
         """Return what gives the best of the actions by one draw from each posterior, which is a
         draw with these probabilities and costs less."""
-        mean, sd = self.posterior(q, n)
+        mean, sd = self.posterior(np.where(legal, q, 0.0), n)
         mean = np.where(legal, mean, -np.inf)
         return lambda rng: int((mean + sd * rng.standard_normal(len(mean))).argmax())

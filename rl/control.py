@@ -10,6 +10,7 @@ import numpy as np
 
 from rl.agents import Learner, Mask, Step, check_trace, move_along
 from rl.choices import VALUE_UPDATES, Choices, Depth, Frequency, OnValues
+from rl.confidence import UCB, Thompson
 from rl.policies import EpsilonGreedy, Floats, Policy, Schedule, from_json, to_json
 from rl.traces import trace_of
 from rl.values import Features, function_from_json, make_function
@@ -37,8 +38,12 @@ class Control(Learner):
         step_size: a constant, a schedule of the updates of the pair, or None for the average.
         discount: of the return. -1 for two players that take turns at one agent.
         initial: Q before anything is learnt; high values explore ("optimistic", 2.6).
-        features: x(s) for a linear function, with `n_features`; a table if None.
+        features: x(s) for a linear function, with `n_features`; a table if None. The policy must
+            be one that asks for no counts.
         seed: of the agent's generator.
+
+    Raises:
+        ValueError: choices that do not go together, or a policy that counts with features.
 
     >>> agent = Control(2, step_size=0.5)
     >>> _ = agent.start("S")
@@ -68,6 +73,12 @@ class Control(Learner):
         if update not in VALUE_UPDATES or update == "td":
             controls = ", ".join(VALUE_UPDATES[1:])
             raise ValueError(f"update={update!r} learns no Q; use one of: {controls}.")
+        if features is not None and _counts(policy):
+            raise ValueError(
+                f"policy={policy} with features: it asks how often an action was taken, and a "
+                "linear function keeps no counts; use Softmax, or EpsilonGreedy with "
+                "unvisited='initial'."
+            )
         self.n_actions = n_actions
         self.policy = policy
         # a plain list serves where no counts are asked for, at a tenth of the time
@@ -201,6 +212,13 @@ class Control(Learner):
         self._trace.restore(made["trace"])
         self._before = made["before"]
         self._restore(made)
+
+
+def _counts(policy: Policy) -> bool:
+    """Return whether the policy does something else where an action was never taken."""
+    if isinstance(policy, EpsilonGreedy):
+        return policy.unvisited == "first"
+    return isinstance(policy, UCB | Thompson)
 
 
 def masked(q: list[float], legal: Any) -> list[float]:

@@ -173,7 +173,7 @@ class PrioritisedSweeping(DynaQ):
 
     Args:
         least: errors up to this are not worth a backup.
-        more: as `DynaQ` has them, for `q-learning` and `expected-sarsa`.
+        more: as `DynaQ` has them, for `q-learning` and `expected-sarsa`; `planning` from 1.
     """
 
     def __init__(self, n_actions: int, *, least: float = 1e-4, **more: Any) -> None:
@@ -181,6 +181,11 @@ class PrioritisedSweeping(DynaQ):
             raise ValueError(
                 "update='double-q-learning' with prioritised sweeping: an error is of one table; "
                 "use 'q-learning' or 'expected-sarsa'."
+            )
+        if more.get("planning") == 0:
+            raise ValueError(
+                "planning=0 with prioritised sweeping: a step is learnt from by the first backup "
+                "that it plans; give 1 or more, or use DynaQ."
             )
         super().__init__(n_actions, **more)
         self.least = least

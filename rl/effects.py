@@ -28,10 +28,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from rl.model import Effect, RewardModel
+from rl.model import RewardModel
 from rl.policies import Bools, Floats
 from rl.space import Codes
 
@@ -39,6 +40,14 @@ MOST_CASES = 256
 """Combinations of choices that conditions look at; of more, this many are drawn at random."""
 MOST_CELLS = 400
 """Pairs with more combinations of values than this get no deviations: memory."""
+
+
+class Effect(NamedTuple):
+    """The score to expect with one value of a knob, over all settings of the others."""
+
+    mean: float
+    sd: float
+    """Doubt about its difference from the mean over the values."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +93,10 @@ class Effects:
     """What a reward model believes of knobs and pairs, averaged exactly over the space.
 
     Args:
-        model: of this study's trials alone: nothing pending, no earlier studies.
-
-    Raises:
-        ValueError: the model is of another kind.
+        model: pending trials and earlier studies count in it as they do in its posterior.
     """
 
     def __init__(self, model: RewardModel) -> None:
-        if len(model._indicators) != model.n_trials:
-            raise ValueError("effects are known of models of finished trials alone.")
         self.model = model
         self.space = space = model.space
         self.n_knobs = len(space.knobs)
@@ -101,8 +105,9 @@ class Effects:
         # the kernel is b n_equal^2 + a n_equal
         self._b = float(two - 2 * one) / 2
         self._ab = float(one)
-        self._single = model._indicators.T @ model._weights
-        pair = (model._indicators * model._weights[:, None]).T @ model._indicators
+        weights = model._weights * model._related
+        self._single = model._indicators.T @ weights
+        pair = (model._indicators * weights[:, None]).T @ model._indicators
         self._other_knob = self._owner[:, None] != self._owner[None, :]
         self._pair = np.where(self._other_knob, pair, 0.0)
         self._choices, self._asked = self._cases()
@@ -156,10 +161,11 @@ class Effects:
         return np.asarray(self._ab * (shares @ self._single) + self._b * both)
 
     def _with_tried(self, shares: Floats) -> Floats:
-        """Return the covariance of the mean over these products with each trial, (n_trials,)."""
-        picked = shares[:, self.model.codes + self.space.offsets[:-1]]  # (n, n_trials, n_knobs)
+        """Return the covariance of the mean over these products with each trial, (n_known,)."""
+        picked = shares[:, self.model.known + self.space.offsets[:-1]]  # (n, n_known, n_knobs)
         equal, square = picked.sum(axis=2), (picked**2).sum(axis=2)
-        return np.asarray((self._ab * equal + self._b * (equal**2 - square)).mean(axis=0))
+        made = (self._ab * equal + self._b * (equal**2 - square)).mean(axis=0)
+        return np.asarray(made * self.model._related)
 
     def _covariance(self, cells: list[Floats]) -> Floats:
         """Return the posterior covariance of the means over each cell's products, standardised."""
@@ -172,9 +178,8 @@ class Effects:
         return np.asarray(prior - tried @ self.model._precision @ tried.T)
 
     def knob(self, position: int) -> list[Effect]:
-        """Return what `RewardModel.effects` estimates, without sampling: the expected score with
-        each value, over all settings in which the knob exists, and the doubt about its difference
-        from the mean of them."""
+        """Return the expected score with each value, over all settings in which the knob exists;
+        NaN for a value that is in none."""
         n = int(self.space.n_values[position])
         cells = [self._given({position: code}) for code in range(n)]
         known = [code for code in range(n) if len(cells[code])]

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rl.mdp import FiniteMDP
+from rl.mdp import FiniteMDP, reachable
 from rl.policies import Bools, Floats
 
 Answer = tuple[int, float, bool, bool, dict[str, Any]]
@@ -174,7 +174,8 @@ def grid_mdp(cells: Sequence[str], *, moves: Sequence[tuple[int, int]] = MOVES,
              goal_reward: float = -1.0, cliff_reward: float = -100.0,
              discount: float = 1.0) -> FiniteMDP:  # fmt: skip
     """Return the MDP of a map. Walls and edges stop a move; the wind of the column that is left
-    pushes up; a cliff sends back to the start.
+    pushes up; a cliff sends back to the start. Cells that no walk comes to, walls among them, are
+    terminal: what a walk in them would be worth is not asked.
 
     Raises:
         ValueError: rows of unequal length, an unknown sign, or not one start and a goal.
@@ -199,7 +200,9 @@ def grid_mdp(cells: Sequence[str], *, moves: Sequence[tuple[int, int]] = MOVES,
             elif signs[to] == "G":
                 r[s, a] = goal_reward
             p[s, a, to] = 1.0
-    ends = np.array([sign == "G" for sign in signs])
+    goal = np.array([sign == "G" for sign in signs])
+    p[goal] = 0.0  # a walk ends there
+    ends = goal | ~reachable(p.sum(1), np.arange(n) == start)
     return FiniteMDP(p, r, terminal=ends, discount=discount, start=np.eye(n)[start])
 
 

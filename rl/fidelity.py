@@ -4,14 +4,19 @@ A pruned trial's last score is that of a training not finished, so it stands bel
 is worth, by more the earlier it was stopped. The finished trials say by how much: their scores at
 the same step foretell their last ones by a straight line.
 
+A score that is no finite number says nothing of the others: it is left out of all that is worked
+out from them, and counts as the worst of theirs.
+
 Trials may be scored on different validation clips in turn, some of which are harder than others;
 what the difference is, their scores say too.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import optuna
@@ -77,7 +82,7 @@ def make_pruner(name: str, n_epochs: int) -> BasePruner:
 
 class Halving(BasePruner):
     """Asynchronous successive halving (Li et al., 2020): a trial goes on from a rung where it is
-    in the best third of all that have reached it so far.
+    in the best third of all that have reached it so far. One whose score is no finite number ends.
 
     Unlike Optuna's it writes nothing down, and trials that were killed do not compete: a search
     that was killed and resumed makes the same decisions.
@@ -95,11 +100,13 @@ class Halving(BasePruner):
         step = trial.last_step
         if step not in self.rungs:
             return False
+        if not math.isfinite(trial.intermediate_values[step]):
+            return True
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
         others = [
             t
             for t in study.get_trials(deepcopy=False)
-            if step in t.intermediate_values
+            if math.isfinite(t.intermediate_values.get(step, math.nan))
             and t.number != trial.number
             and KILLED not in t.user_attrs
         ]
@@ -141,10 +148,11 @@ def _block(trial: FrozenTrial) -> int | None:
 def _score_at(trial: FrozenTrial, step: int) -> float | None:
     """Return a trial's score at a step, on the straight line between the two that it reported
     around it; None before the first and after the last."""
-    steps = sorted(trial.intermediate_values)
+    scores = {s: v for s, v in trial.intermediate_values.items() if math.isfinite(v)}
+    steps = sorted(scores)
     if not steps or not steps[0] <= step <= steps[-1]:
         return None
-    return float(np.interp(step, steps, [trial.intermediate_values[s] for s in steps]))
+    return float(np.interp(step, steps, [scores[s] for s in steps]))
 
 
 class Forecast:
@@ -153,10 +161,13 @@ class Forecast:
 
     Args:
         trials: of the study, finished ones among them.
+        maximise: whether large scores are good, so that the lowest is the worst.
     """
 
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        self._finished = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+    def __init__(self, trials: Sequence[FrozenTrial], *, maximise: bool = True) -> None:
+        self._scored = [t for t in trials if t.values and math.isfinite(t.values[0])]
+        self._finished = [t for t in self._scored if t.state == TrialState.COMPLETE]
+        self._maximise = maximise
         self._lines: dict[int, Line] = {}
         self._effects = block_effects([(_block(t), float(t.value or 0.0)) for t in self._finished])
 
@@ -184,9 +195,19 @@ class Forecast:
 
     def score(self, trial: FrozenTrial) -> float | None:
         """Return a finished trial's score, or what a pruned one's last score foretells, less its
-        block's effect; None for a trial without any."""
+        block's effect; the worst of these where its own score is no finite number; None for a
+        trial without any."""
         if not trial.values or trial.value is None:
             return None
+        return self._score(trial) if math.isfinite(trial.value) else self._worst
+
+    @cached_property
+    def _worst(self) -> float | None:
+        scores = map(self._score, self._scored)
+        return (min if self._maximise else max)(scores, default=None)
+
+    def _score(self, trial: FrozenTrial) -> float:
+        assert trial.value is not None
         effect = self._effects.get(_block(trial), 0.0)
         if trial.state != TrialState.PRUNED or trial.last_step is None:
             return float(trial.value) - effect

@@ -89,10 +89,7 @@ def shortlist(
         agent: a `DynaQ` ranks by its posterior mean, and the best setting that it can imagine
             competes too; for any other the mean score seen decides.
     """
-    seen: dict[tuple[int, ...], list[float]] = {}
-    for setting, score in tried:
-        seen.setdefault(tuple(space.encode(setting).tolist()), []).append(score)
-    expected = {codes: float(np.mean(scores)) for codes, scores in seen.items()}
+    expected = _mean_scores(space, tried)
     if isinstance(agent, DynaQ) and expected:
         codes = [*expected, tuple(space.encode(agent.greedy()).tolist())]
         means, _ = agent.predict([space.decode(np.array(c)) for c in codes])
@@ -102,6 +99,16 @@ def shortlist(
     if home not in best:
         best.append(home)
     return [(space.decode(np.array(codes)), expected.get(codes)) for codes in best]
+
+
+def _mean_scores(
+    space: SearchSpace, tried: Sequence[tuple[Setting, float]]
+) -> dict[tuple[int, ...], float]:
+    """Return each setting's mean score, by its codes."""
+    seen: dict[tuple[int, ...], list[float]] = {}
+    for setting, score in tried:
+        seen.setdefault(tuple(space.encode(setting).tolist()), []).append(score)
+    return {codes: float(np.mean(scores)) for codes, scores in seen.items()}
 
 
 def rounds(finalists: int, replicates: int) -> list[tuple[int, int]]:
@@ -136,19 +143,15 @@ def expectations(
     Args:
         trials, finals: settings and their scores.
         same_fidelity: trials are trained as long as finals. Where they are not, the trials' scores
-            are shifted by the mean difference over settings that have both.
+            are shifted by what a setting's finals are above its trials, the mean over settings
+            that have both: how often each was trained has no part in it.
     """
     tried = list(trials)
     if finals and not same_fidelity:
-        key = [tuple(space.encode(s).tolist()) for s, _ in (*trials, *finals)]
-        both = set(key[: len(trials)]) & set(key[len(trials) :])
-        if both:
-            first = [score for (_, score), k in zip(trials, key, strict=False) if k in both]
-            last = [s for (_, s), k in zip(finals, key[len(trials) :], strict=True) if k in both]
-            shift = float(np.mean(last) - np.mean(first))
-            tried = [(setting, score + shift) for setting, score in trials]
-        else:
-            tried = []
+        before, after = _mean_scores(space, trials), _mean_scores(space, finals)
+        shifts = [after[codes] - before[codes] for codes in after if codes in before]
+        shift = float(np.mean(shifts)) if shifts else 0.0
+        tried = [(setting, score + shift) for setting, score in trials] if shifts else []
     known = [*tried, *finals]
     codes = np.array([space.encode(setting) for setting, _ in known])
     model = RewardModel(space, codes, [score for _, score in known])

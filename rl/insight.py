@@ -16,8 +16,8 @@ from functools import cached_property
 
 import numpy as np
 
-from rl.effects import Effects, Importance, PairEffect
-from rl.model import Effect, RewardModel
+from rl.effects import Effect, Effects, Importance, PairEffect
+from rl.model import RewardModel
 from rl.policies import Floats
 from rl.records import Record, StudyRecord
 from rl.space import Codes, Setting

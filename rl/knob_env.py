@@ -49,20 +49,26 @@ class KnobEnv(gym.Env):  # type: ignore[misc]
         self.observation_space = gym.spaces.MultiDiscrete(space.n_values + 2)
         self.action_space = gym.spaces.Discrete(int(space.n_values.max()))
         self.chosen: Setting = {}
+        self._is_over = False
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[Codes, dict[str, Any]]:  # fmt: skip
         """Return the observation with nothing chosen."""
         super().reset(seed=seed)
-        self.chosen = {}
+        self.chosen, self._is_over = {}, False
         return self._observed(), self._info()
 
     def step(self, action: int) -> tuple[Codes, float, bool, bool, dict[str, Any]]:
-        """Set the next knob to its value number `action`."""
+        """Set the next knob to its value number `action`.
+
+        Raises:
+            ValueError: the episode has ended.
+        """
         knob = self.space.next_knob(self.chosen)
-        if knob is None:
-            raise ValueError("every knob is set: the episode has ended; reset first.")
+        if knob is None or self._is_over:
+            raise ValueError("the episode has ended; reset first.")
         if not 0 <= action < len(knob.values):
+            self._is_over = True
             return self._observed(), self.penalty, True, False, self._info() | {"illegal": True}
         self.chosen[knob.name] = knob.values[int(action)]
         if self.space.next_knob(self.chosen) is not None:

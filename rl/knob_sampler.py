@@ -8,7 +8,8 @@ from the finished trials and draws from `default_rng([seed, index])`, where
 very choices it would have made.
 
 Finished trials bring their score. Pruned ones bring what their last intermediate
-value foretells (`rl.fidelity`), or nothing if they have none. Failed ones bring nothing, but their
+value foretells (`rl.fidelity`), or nothing if they have none. A score that is no
+finite number counts as the worst of the others. Failed ones bring nothing, but their
 settings count as tried.
 """
 
@@ -38,7 +39,7 @@ from rl.trial_settings import (
     Reader,
     key_of,
     knob_of,
-    may_be,
+    known_values,
     planned_before,
     seen,
     setting_under_way,
@@ -54,14 +55,21 @@ MOST_EARLIER = 100
 """Trials of an earlier study that are taken over: the first ones, spread out by its own search."""
 
 
+def drawn_seed() -> int:
+    """Return a seed that nobody knows beforehand, below 2^32."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
 class KnobSampler(BaseSampler):
     """What the samplers of `rl.samplers` share; each of them says in `agent` who chooses.
 
     Args:
-        space: the knobs. None learns them from the finished trials: those that every one of them
-            has are planned together, the others are chosen as they come up. A knob is a
-            categorical parameter or a stepped number; continuous ones are drawn at random.
-        seed: two studies with one seed and one worker are the same.
+        space: the knobs, to be asked for with `suggest_categorical`: Optuna refuses any other kind
+            of parameter by the name of one. None learns them from the finished trials: those that
+            every one of them has are planned together, the others are chosen as they come up. A
+            knob is a categorical parameter or a stepped number; continuous ones are drawn at
+            random.
+        seed: two studies with one seed and one worker are the same; None draws one.
         n_random: trials before the agent takes over, every value equally likely in them.
         repeat: whether a setting may be tried twice before all were tried once.
         earlier: what earlier studies found, to start from instead of random trials. A tabular
@@ -73,13 +81,13 @@ class KnobSampler(BaseSampler):
         self,
         *,
         space: SearchSpace | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         n_random: int = 10,
         repeat: bool = False,
         earlier: Earlier = (),
     ) -> None:
         self.space = space
-        self.seed = seed
+        self.seed = drawn_seed() if seed is None else seed
         self.n_random = 0 if earlier else n_random
         self.earlier = [list(study)[:MOST_EARLIER] for study in earlier]
         self.repeat = repeat
@@ -118,8 +126,7 @@ class KnobSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, knobs: dict[str, BaseDistribution]
     ) -> Setting:
         space = self._reading(self.space or space_of(knobs)).space
-        fixed = trial.system_attrs.get("fixed_params", {})
-        fixed = {name: value for name, value in fixed.items() if may_be(space, name, value)}
+        fixed = known_values(space, trial.system_attrs.get("fixed_params", {}))
         trials = study.get_trials(deepcopy=False)
         index = trial_index(trials, trial.number)
         rng = np.random.default_rng([self.seed, index])
@@ -154,7 +161,7 @@ class KnobSampler(BaseSampler):
             return knob.values[int(rng.integers(len(knob.values)))]
         space = space_of(seen(trials, {**trial.distributions, param_name: param_distribution}))
         agent = self._fit(study, space, trials, trial.number)
-        chosen = {k.name: trial.params[k.name] for k in space.knobs if k.name in trial.params}
+        chosen = known_values(space, trial.params)
         state = KnobState(tuple(chosen.items()), param_name)
         return knob.values[agent.act(state, knob, all_legal(knob), rng, index)]
 
@@ -171,10 +178,11 @@ class KnobSampler(BaseSampler):
     def _fit(
         self, study: Study, space: SearchSpace, trials: Sequence[FrozenTrial], number: int
     ) -> Agent:
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        maximise = study.direction == StudyDirection.MAXIMIZE
+        sign = 1.0 if maximise else -1.0
         reader = self._reading(space)
         trials = [t for t in trials if KILLED not in t.user_attrs]
-        forecast = Forecast(trials)
+        forecast = Forecast(trials, maximise=maximise)
         scores = [
             (t, forecast.score(t))
             for t in trials
@@ -189,8 +197,9 @@ class KnobSampler(BaseSampler):
             and reader.read(setting := setting_under_way(t))[1]
         ]
         # Rebuilding gives the same agent, so the last one is kept while nothing has changed.
-        now = (space, scored, pending)
-        if self._fitted is None or self._fitted[0] != now:
+        # In a variable of its own: with n_jobs other threads put theirs in its place.
+        now, fitted = (space, scored, pending), self._fitted
+        if fitted is None or fitted[0] != now:
             agent = self.agent(space)
             episodes = [episode for episode in scored if len(episode)]
             if not isinstance(agent, DynaQ):
@@ -199,8 +208,8 @@ class KnobSampler(BaseSampler):
             if isinstance(agent, DynaQ) and agent.cost_aware:
                 lasted = [(t, s) for t, s in scores if s is not None and reader.read(t.params)[0]]
                 agent.learn_costs([_whole_s(trial, trials) for trial, _ in lasted])
-            self._fitted = (now, agent)
-        return self._fitted[1]
+            self._fitted = fitted = (now, agent)
+        return fitted[1]
 
     def _as_mine(self, reader: Reader, mine: Sequence[Episode]) -> list[Episode]:
         """Return the earlier studies' trials as episodes whose rewards have the mean and deviation
@@ -227,11 +236,10 @@ class KnobSampler(BaseSampler):
         return made
 
     def _reading(self, space: SearchSpace) -> Reader:
-        if self._reader is None or (
-            self._reader.space is not space and self._reader.space != space
-        ):
-            self._reader = Reader(space)
-        return self._reader
+        reader = self._reader
+        if reader is None or (reader.space is not space and reader.space != space):
+            self._reader = reader = Reader(space)
+        return reader
 
     def _propose(self, agent: Agent, tried: set[tuple[int, ...]], fixed: Mapping[str, Any],
                  rng: np.random.Generator, index: int) -> Setting:  # fmt: skip

@@ -7,11 +7,13 @@ how many validation and test clips each network had right after each epoch.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +89,8 @@ class Landscape:
         return np.asarray(getattr(self, split)[:, :, -1].mean(1), float)
 
     def save(self, path: Path) -> None:
-        """Write the table, compressed; scores as counts of clips where `about` gives their number.
+        """Write the table, compressed; scores as counts of clips where `about` gives their number
+        (`n_validation`, `n_test`).
 
         The file holds no pickled object.
         """
@@ -99,17 +102,17 @@ class Landscape:
                 "about": dict(self.about),
             }
         )
-        counts = {
-            split: np.rint(getattr(self, split) * self.about[f"n_{split}"]).astype(np.uint16)
-            for split in ("validation", "test")
-        }
+        scores = {split: getattr(self, split) for split in ("validation", "test")}
+        for split in scores:
+            if n := self.about.get(f"n_{split}"):
+                scores[split] = np.rint(scores[split] * n).astype(np.uint16)
         # epoch first: neighbours in the file are alike, and compress better
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
                 header=np.frombuffer(text.encode(), np.uint8),
                 seconds=self.seconds.astype(np.float16),
-                **{split: np.moveaxis(count, -1, 0) for split, count in counts.items()},
+                **{split: np.moveaxis(score, -1, 0) for split, score in scores.items()},
             )
 
     @classmethod
@@ -123,22 +126,28 @@ class Landscape:
             with np.load(path, allow_pickle=False) as file:
                 parts = {name: file[name] for name in file.files}
             header = json.loads(parts["header"].tobytes().decode())
-        except (OSError, ValueError, KeyError) as error:
-            raise LandscapeError(f"{path}: no landscape ({error}).") from None
-        if header["format"] > FORMAT:
-            raise LandscapeError(f"{path}: written by a newer melbandit; upgrade to read it.")
-        about = header["about"]
-        scores = {
-            split: (np.moveaxis(parts[split], 0, -1) / about[f"n_{split}"]).astype(np.float32)
-            for split in ("validation", "test")
-        }
-        return cls(
-            name=header["name"],
-            space=SearchSpace.from_json(header["space"]),
-            seconds=parts["seconds"].astype(np.float32),
-            about=about,
-            **scores,
-        )
+            if header["format"] > FORMAT:
+                raise LandscapeError(f"{path}: written by a newer melbandit; upgrade to read it.")
+            about = header["about"]
+            scores = {}
+            for split in ("validation", "test"):
+                n = about[f"n_{split}"] if parts[split].dtype.kind == "u" else 1  # counts
+                scores[split] = np.moveaxis(parts[split], 0, -1) / n
+            return cls(
+                name=header["name"],
+                space=SearchSpace.from_json(header["space"]),
+                seconds=parts["seconds"].astype(np.float32),
+                about=about,
+                **{split: score.astype(np.float32) for split, score in scores.items()},
+            )
+        except LandscapeError:
+            raise
+        # what numpy, zip, JSON and a look into them raise where a file is empty, cut off or another
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+                BadZipFile, zlib.error) as error:  # fmt: skip
+            raise LandscapeError(
+                f"{path}: no landscape ({type(error).__name__}: {error})."
+            ) from None
 
 
 _SHIPPED = Path(__file__).parent / "landscapes"

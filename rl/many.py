@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from rl.bandits import Bandit
-from rl.mdp import FiniteMDP, Ints
+from rl.mdp import FiniteMDP, Ints, reachable
 from rl.policies import Bools, Floats
 
 Updates = Literal["sarsa", "expected-sarsa", "q-learning", "double-q-learning"]
@@ -90,19 +90,34 @@ def run_many(
         step_size: constant.
         discount: the MDP's if None.
         initial: Q to begin with, a number or (n_states, n_actions).
-        reward_sd, legal: as in `rl.environments.MDPEnv`.
+        reward_sd, legal: as in `rl.environments.MDPEnv`; a state that allows none, such as a
+            terminal one may, counts as one that allows all.
         seed: of everything that is drawn.
 
     Raises:
-        ValueError: an unknown update, or a state from which no end can be reached.
+        ValueError: an unknown update, no runs or episodes, or a state that a run may come to and
+            from which no end can be reached.
     """
     if update not in ("sarsa", "expected-sarsa", "q-learning", "double-q-learning"):
         raise ValueError(
             f"update={update!r} is not one of: sarsa, expected-sarsa, q-learning, "
             "double-q-learning."
         )
+    for name, number in (("runs", runs), ("episodes", episodes)):
+        if number < 1:
+            raise ValueError(f"{name}={number} must be at least 1.")
     if not mdp.terminal.any():
         raise ValueError("the MDP has no terminal state, so no episode ends; give it one.")
+    may = np.ones((mdp.n_states, mdp.n_actions), bool) if legal is None else np.array(legal, bool)
+    may[~may.any(1)] = True
+    legal = None if legal is None else may
+    leads = (mdp.transitions * may[:, :, None]).sum(1)
+    stuck = reachable(leads, np.asarray(mdp.start) > 0) & ~reachable(leads.T, mdp.terminal)
+    if stuck.any():
+        raise ValueError(
+            f"from state {int(np.flatnonzero(stuck)[0])}, which a run may come to, no end can be "
+            "reached; make it terminal, or give it an action that leads on."
+        )
     world = _World(mdp, reward_sd, legal, np.random.default_rng(seed))
     gamma = mdp.discount if discount is None else discount
     n_states, n_actions = mdp.n_states, mdp.n_actions
@@ -110,7 +125,7 @@ def run_many(
     # short last one. Column run * n_states + s is a state of a run.
     table = np.broadcast_to(np.asarray(initial, float), (n_states, n_actions)).T
     if legal is not None:
-        table = np.where(np.asarray(legal).T, table, -np.inf)
+        table = np.where(may.T, table, -np.inf)
     tables = [np.tile(table, (1, runs)) for _ in range(2 if update == "double-q-learning" else 1)]
     q = tables[0]
 
@@ -176,7 +191,7 @@ class _World:
                  rng: np.random.Generator) -> None:  # fmt: skip
         self.rng = rng
         self.n_actions = mdp.n_actions
-        self._legal = None if legal is None else np.asarray(legal, bool)
+        self._legal = legal
         self._sd = None if reward_sd is None else np.asarray(reward_sd).ravel()
         n_pairs = mdp.n_states * mdp.n_actions
         p = mdp.transitions.reshape(n_pairs, -1)

@@ -190,15 +190,20 @@ class FiniteMDP:
                    start=None if start is None else np.append(start, 0.0))  # fmt: skip
 
 
-def policy_matrix(policy: PolicyArray, mdp: FiniteMDP) -> Floats:
+def policy_matrix(policy: PolicyArray, mdp: FiniteMDP | None = None) -> Floats:
     """Return pi(a|s), (n_states, n_actions), of a stochastic policy of that shape or of a
     deterministic one: an action for each state, int (n_states,).
+
+    Without an MDP there are as many states and actions as the policy tells of.
 
     Raises:
         ValueError: another shape, an action that is not there, or rows that do not sum to 1.
     """
     given: Any = np.asarray(policy)
-    shape = (mdp.n_states, mdp.n_actions)
+    if mdp is not None:
+        shape = (mdp.n_states, mdp.n_actions)
+    else:
+        shape = given.shape if given.ndim == 2 else (len(given), int(given.max()) + 1)
     if given.shape == shape[:1] and np.issubdtype(given.dtype, np.integer):
         if ((given < 0) | (given >= shape[1])).any():
             s = int(np.flatnonzero((given < 0) | (given >= shape[1]))[0])
@@ -214,6 +219,18 @@ def policy_matrix(policy: PolicyArray, mdp: FiniteMDP) -> Floats:
     if (given < 0).any() or not np.allclose(given.sum(1), 1.0):
         raise ValueError("the policy's rows must be probabilities that sum to 1.")
     return np.asarray(given, dtype=np.float64)
+
+
+def reachable(p: Floats, start: Bools) -> Bools:
+    """Return the states that a walk from those of `start` may come to, bool (n_states,).
+
+    p: probability of each next state, (n_states, n_states). With `p.T` and ends it is the states
+    from which an end may be reached.
+    """
+    leads, found, before = p > 0, np.array(start), None
+    while before is None or (found != before).any():
+        found, before = found | (found @ leads), found
+    return np.asarray(found)
 
 
 def random_mdp(rng: np.random.Generator, *, n_states: int = 5, n_actions: int = 3,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -52,13 +52,6 @@ def standardised(rewards: Sequence[float]) -> tuple[Floats, float, float]:
     mean, sd = float(made.mean()), float(made.std())
     sd = sd if sd > 1e-12 * max(1.0, abs(mean)) else 1.0
     return (made - mean) / sd, mean, sd
-
-
-class Effect(NamedTuple):
-    """The reward to expect with one value of a knob, over all settings of the others."""
-
-    mean: float
-    sd: float
 
 
 Known = tuple[Codes, Sequence[float]]
@@ -137,8 +130,9 @@ class RewardModel:
         return float(((self._weights[:n] / np.diag(self._precision)[:n]) ** 2).mean())
 
     def _fit(self, codes: Codes, z: Floats) -> None:
+        # codes: this study's, pending ones last; known: and those of earlier studies
         self.codes = codes
-        every = np.concatenate([codes, *(c for c, _ in self._earlier)])
+        self.known = every = np.concatenate([codes, *(c for c, _ in self._earlier)])
         task = np.repeat(
             np.arange(1 + len(self._earlier)), [len(codes), *(len(c) for c, _ in self._earlier)]
         )
@@ -202,30 +196,6 @@ class RewardModel:
         """Return the mean and deviation of the reward of settings, in the reward's unit."""
         likeness = self.likeness(codes)
         return self.mean + self.sd * self.expected(likeness), self.sd * self.doubt(likeness)
-
-    def effects(self, position: int, *, n_samples: int = 96) -> list[Effect]:
-        """Return the expected reward with each value of one knob, and the doubt about its
-        difference from the mean of them.
-
-        The other knobs are averaged out over `n_samples` random settings in which the knob exists.
-        """
-        rng = np.random.default_rng(0)
-        others = self.space.draw(rng, n_samples)
-        absent = self.space.n_values[position]
-        for parent, legal in self.space.conditions(position):
-            others[:, parent] = legal[0]
-        groups = []
-        for value in range(absent):
-            codes = others.copy()
-            codes[:, position] = value
-            groups.append(self.indicators(self.space.settle(codes)))
-        with_tried = np.stack([self._with_known(g).mean(axis=0) for g in groups])
-        among = np.array([[self.kernel(g @ h.T).mean() for h in groups] for g in groups])
-        covariance = among - with_tried @ self._precision @ with_tried.T
-        centre = np.eye(absent) - 1 / absent
-        means = self.mean + self.sd * (with_tried @ self._weights)
-        sds = np.sqrt(np.maximum(np.diag(centre @ covariance @ centre), 0.0))
-        return [Effect(float(m), float(self.sd * s)) for m, s in zip(means, sds, strict=True)]
 
     def climb(self, score: Score, starts: Codes, *, fixed: Sequence[int] = (),
               max_sweeps: int = 20) -> tuple[Codes, Floats]:  # fmt: skip

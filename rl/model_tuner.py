@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from rl.effects import Effects
 from rl.knobs import KnobState
 from rl.mdp import Episode
 from rl.model import Known, ModelSettings, RewardModel, standardised
@@ -91,13 +92,15 @@ class DynaQ:
 
     def _scores_of(self, every: Codes) -> Floats:
         """Return the score of each of all settings, computed once for a model."""
-        if self._scores is None:
-            self._scores = self._score(self.model.likeness(every))
+        scores = self._scores
+        if scores is None:
+            scores = self._score(self.model.likeness(every))
             if not self.repeat:
                 tried = {tuple(row) for row in self.model.codes.tolist()}
                 gone = [tuple(row) in tried for row in every.tolist()]
-                self._scores[np.array(gone, dtype=bool)] = -np.inf
-        return self._scores
+                scores[np.array(gone, dtype=bool)] = -np.inf
+            self._scores = scores
+        return scores
 
     def _open(self, every: Codes, chosen: Iterable[tuple[str, Value]]) -> Bools:
         """Return which of all settings begin with these choices."""
@@ -233,17 +236,19 @@ class DynaQ:
         return self.space.decode(codes[int(scores.argmax())])
 
     def beliefs(self) -> Beliefs:
-        """Return the score to expect with each value, and the posterior deviation of its
-        difference from the mean over the knob's values."""
+        """Return the score to expect with each value, over all settings in which the knob exists,
+        and the posterior deviation of its difference from the mean over the knob's values; None
+        for a value that is in no setting."""
         made: Beliefs = {}
         tried = self.model.codes[: self.model.n_trials]
+        believed = Effects(self.model)
         for position, knob in enumerate(self.space.knobs):
-            effects = self.model.effects(position)
+            effects = believed.knob(position)
             made[knob.name] = [
                 {
                     "value": value,
-                    "estimate": effect.mean,
-                    "sd": effect.sd,
+                    "estimate": None if math.isnan(effect.mean) else effect.mean,
+                    "sd": None if math.isnan(effect.sd) else effect.sd,
                     "count": int((tried[:, position] == code).sum()),
                 }
                 for code, (value, effect) in enumerate(zip(knob.values, effects, strict=True))

@@ -43,7 +43,8 @@ class TrialResult:
     curve: list[float] = field(default_factory=list)
     """The score after each epoch; NaN where it was not asked for."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else is worth keeping, JSON-ready."""
+    """Whatever else is worth keeping, JSON-ready; names that a search has a use for itself
+    (`rl.workers.RESERVED`) are left out."""
 
 
 class Objective(Protocol):

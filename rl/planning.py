@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from rl.mdp import FiniteMDP, Ints, PolicyArray, policy_matrix
+from rl.mdp import FiniteMDP, Ints, PolicyArray, policy_matrix, reachable
 from rl.policies import Bools, Floats
 
 #: Values this close are equal: what rounding leaves of sums of rewards of the order of 1 to 100.
@@ -48,7 +48,7 @@ def evaluate(mdp: FiniteMDP, policy: PolicyArray) -> Floats:
     live = ~mdp.terminal
     p = np.einsum("sa,sat->st", pi, mdp.transitions)
     r = (pi * mdp.expected_rewards).sum(1)
-    if mdp.discount == 1 and (stuck := _never_ends(p, mdp.terminal)).any():
+    if mdp.discount == 1 and (stuck := ~reachable(p.T, mdp.terminal)).any():
         raise ValueError(
             f"from state {int(np.flatnonzero(stuck)[0])} this policy never reaches the end, so "
             "without a discount it has no value; lower the discount or change the policy."
@@ -57,14 +57,6 @@ def evaluate(mdp: FiniteMDP, policy: PolicyArray) -> Floats:
     a = np.eye(int(live.sum())) - mdp.discount * p[np.ix_(live, live)]
     v[live] = np.linalg.solve(a, r[live])
     return v
-
-
-def _never_ends(p: Floats, terminal: Bools) -> Bools:
-    """Return the states from which no terminal one can be reached, bool (n_states,)."""
-    ends = np.array(terminal)
-    for _ in range(len(p)):
-        ends = ends | ((p > 0) @ ends)
-    return np.asarray(~ends)
 
 
 def evaluate_q(mdp: FiniteMDP, policy: PolicyArray) -> Floats:
@@ -111,11 +103,29 @@ def improve(mdp: FiniteMDP, v: Floats, policy: Ints | None = None) -> Ints:
         policy: its action stays where none is better, so that ties end policy iteration.
     """
     q = mdp.action_values(v)
-    best = q.argmax(1)
     if policy is None:
-        return np.asarray(best)
-    at = np.arange(mdp.n_states)
+        return _greedy(mdp, q)
+    at, best = np.arange(mdp.n_states), q.argmax(1)
     return np.asarray(np.where(q[at, policy] >= q[at, best] - TIE, policy, best))
+
+
+def _greedy(mdp: FiniteMDP, q: Floats, *, within: float = 1e-6) -> Ints:
+    """Return the first action of those with the largest value.
+
+    Without a discount some of them may put the end off for ever. Where the first ones do, those
+    are taken, of all within `within` of the best, that lead to an end: chosen from the ends
+    outwards.
+    """
+    policy = np.asarray(q.argmax(1))
+    p = mdp.transitions[np.arange(mdp.n_states), policy]
+    if mdp.discount < 1 or reachable(p.T, mdp.terminal).all():
+        return policy
+    tied = q >= q.max(1, keepdims=True) - within
+    leads, ends = mdp.transitions > 0, np.array(mdp.terminal)
+    while (new := ~ends & (nearer := tied & (leads @ ends)).any(1)).any():
+        policy[new] = nearer[new].argmax(1)
+        ends |= new
+    return policy
 
 
 def policy_iteration(mdp: FiniteMDP, *, policy: Ints | None = None) -> Solution:
@@ -143,7 +153,8 @@ def policy_iteration(mdp: FiniteMDP, *, policy: Ints | None = None) -> Solution:
 def value_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-10,
                     most_sweeps: int = 100_000) -> Solution:  # fmt: skip
     """Return an optimal policy: sweep `V(s) = max_a Q(s, a)` until no sweep changes it by more than
-    `tolerance`, then be greedy (4.4).
+    `tolerance`, then be greedy (4.4). Without a discount the policy is one that ends, where one of
+    those that share the largest value does.
 
     Raises:
         ValueError: it still changes after `most_sweeps`.
@@ -153,7 +164,7 @@ def value_iteration(mdp: FiniteMDP, *, tolerance: float = 1e-10,
         v, before = mdp.optimal_backup_v(v), v
         if np.abs(v - before).max() <= tolerance:
             q = mdp.action_values(v)
-            return Solution(q.argmax(1), v, q, sweep)
+            return Solution(_greedy(mdp, q), v, q, sweep)
     raise ValueError(
         f"the value still changes after {most_sweeps} sweeps; raise most_sweeps or tolerance, or "
         "lower the discount."

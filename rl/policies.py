@@ -135,18 +135,19 @@ class Drawers:
     def __init__(self, policy: Policy, table: Values) -> None:
         self.policy, self.table = policy, table
         self._step = 0
-        self._kept: dict[tuple[Any, bytes], Drawer] = {}
+        self._kept: dict[tuple[Any, bytes, int], Drawer] = {}
 
     def get(self, state: Any, legal: Bools, step: int) -> Drawer:
         """Return the drawer of a state; those of an earlier step are forgotten."""
         if step != self._step:
             self._kept.clear()
             self._step = step
-        at = state, legal.tobytes()
-        if at not in self._kept:
+        at = state, legal.tobytes(), step  # other threads may be at another step
+        made = self._kept.get(at)
+        if made is None:
             q, n = self.table.values(state), self.table.counts(state)
-            self._kept[at] = self.policy.drawer(q, n, legal, step)
-        return self._kept[at]
+            self._kept[at] = made = self.policy.drawer(q, n, legal, step)
+        return made
 
 
 def greedy_actions(q: Floats, n: Floats, legal: Bools, unvisited: str = "initial") -> Bools:
@@ -184,6 +185,8 @@ class EpsilonGreedy(Drawing):
     def __post_init__(self) -> None:
         if not callable(self.epsilon) and not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon={self.epsilon} is no probability; take one from 0 to 1.")
+        if self.unvisited not in ("first", "initial", "last"):
+            raise ValueError(f"unvisited={self.unvisited!r} is not one of: first, initial, last.")
 
     def probabilities(self, q: Floats, n: Floats, legal: Bools, step: int) -> Floats:
         """Return `epsilon / |legal| + (1 - epsilon) / |greedy|` for the greedy actions."""

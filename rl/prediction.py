@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from rl.agents import Learner, Mask, Step, check_trace, move_along
 from rl.choices import Choices, Depth, Frequency
-from rl.mdp import PolicyArray
+from rl.mdp import PolicyArray, policy_matrix
 from rl.policies import Floats, Schedule
 from rl.traces import trace_of
 from rl.values import Features, function_from_json, make_function
@@ -27,6 +28,9 @@ class Prediction(Learner):
         initial: V before anything is learnt.
         features: x(s) for a linear function, with `n_features`; a table if None.
         seed: of the generator that actions are drawn with.
+
+    Raises:
+        ValueError: choices that do not go together, or a policy whose rows are no probabilities.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Prediction(Learner):
     ) -> None:
         super().__init__(Choices("td", frequency, depth, visits), discount=discount, seed=seed)
         self.policy = np.asarray(policy)
-        rows = self.policy if self.policy.ndim == 2 else np.eye(self.policy.max() + 1)[self.policy]
+        rows = policy_matrix(policy)
         self._drawn_below: list[list[float]] = np.cumsum(rows, axis=1).tolist()
         self.function = self.v = make_function(
             1, step_size=step_size, initial=initial, features=features, n_features=n_features
@@ -67,6 +71,10 @@ class Prediction(Learner):
 
     def following(self, step: Step) -> float:
         return self.v.read(step.next_state)[0]
+
+    def visited(self, step: Step) -> Hashable:
+        """Return the state: V is learnt from its first visit, whatever was done there."""
+        return step.state  # type: ignore[no-any-return]
 
     def move(self, step: Step, target: float, t: int) -> None:
         self.v.update(step.state, 0, target)

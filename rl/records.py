@@ -26,7 +26,7 @@ from rl.fidelity import KILLED, Forecast
 from rl.foreign import space_of
 from rl.space import SearchSpace, Setting, Value
 from rl.storage import open_storage as open_address
-from rl.storage import without_password
+from rl.storage import sqlite_storage, without_password
 from rl.studies import live_trials, quiet
 from rl.trial_settings import setting_under_way, trial_index
 
@@ -126,9 +126,7 @@ def open_storage(where: str) -> BaseStorage:
     try:
         if start == b"SQLite format 3\0":
             # the system itself then holds us to reading
-            uri = f"sqlite:///file:{quote(str(path.resolve()))}?mode=ro&uri=true"
-            wait = {"connect_args": {"timeout": 60}}
-            return optuna.storages.RDBStorage(uri, engine_kwargs=wait)
+            return sqlite_storage(f"file:{quote(str(path.resolve()))}", mode="ro", uri="true")
         if start.startswith(b"{"):
             return JournalStorage(JournalFileBackend(str(path)))
     except Exception as error:  # whatever the database's driver raises
@@ -205,14 +203,16 @@ def read_earlier(where: str) -> list[tuple[Setting, float]]:
     Raises:
         RecordError: there is none, or fewer than two of its trials have a score.
     """
-    address, _, name = where.partition("#")
+    # a folder's name may have a # in it
+    address, _, name = (where, "", "") if Path(where).exists() else where.partition("#")
     if "://" not in address and Path(address).is_dir():
         address = str(Path(address) / "study.db")
     with quiet():
         study, _ = open_study(address, name or None)
         live = live_trials(study)
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    forecast = Forecast(live)
+    maximise = study.direction == StudyDirection.MAXIMIZE
+    sign = 1.0 if maximise else -1.0
+    forecast = Forecast(live, maximise=maximise)
     scored = [(dict(t.params), forecast.score(t)) for t in live]
     made = [(setting, sign * score) for setting, score in scored if score is not None]
     if len(made) < 2:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rl.budget import AgentName
 from rl.confidence import UCB, Thompson
-from rl.knob_sampler import KnobSampler
+from rl.knob_sampler import KnobSampler, drawn_seed
 from rl.model_tuner import DynaQ
 from rl.policies import EpsilonGreedy
 from rl.space import SearchSpace
@@ -33,7 +34,7 @@ class EpsilonGreedySampler(KnobSampler):
 
     def agent(self, space: SearchSpace) -> KnobBandits | JointBandit:
         if self.joint:
-            return JointBandit(space, policy=EpsilonGreedy(self.epsilon))
+            return JointBandit(space, policy=EpsilonGreedy(self.epsilon), step_size=self.step_size)
         return KnobBandits(space, policy=EpsilonGreedy(self.epsilon), step_size=self.step_size)
 
 
@@ -106,18 +107,25 @@ class RandomSettingsSampler(KnobSampler):
 class ReplayedTPESampler(BaseSampler):
     """Optuna's multivariate TPE, made a pure function of (seed, finished trials) like the rest."""
 
-    def __init__(self, *, seed: int = 0, n_random: int = 10) -> None:
-        self.seed = seed
+    def __init__(self, *, seed: int | None = 0, n_random: int = 10) -> None:
+        self.seed = drawn_seed() if seed is None else seed
         self.n_random = n_random
-        self._current: tuple[int, TPESampler] | None = None
+        # for each trial under way: with n_jobs there are several
+        self._of: dict[int, TPESampler] = {}
 
     def _tpe(self, study: Study, trial: FrozenTrial) -> TPESampler:
-        if self._current is None or self._current[0] != trial.number:
+        tpe = self._of.get(trial._trial_id)
+        if tpe is None:
             index = trial_index(study.get_trials(deepcopy=False), trial.number)
             seed = int(np.random.default_rng([self.seed, index]).integers(2**31))
             tpe = TPESampler(seed=seed, multivariate=True, n_startup_trials=self.n_random)
-            self._current = (trial.number, tpe)
-        return self._current[1]
+            self._of[trial._trial_id] = tpe
+        return tpe
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._of.pop(trial._trial_id, None)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -137,7 +145,7 @@ class ReplayedTPESampler(BaseSampler):
         return tpe.sample_independent(study, trial, param_name, param_distribution)
 
 
-def make_sampler(name: AgentName, space: SearchSpace | None, seed: int,
+def make_sampler(name: AgentName, space: SearchSpace | None, seed: int | None,
                  **parameters: Any) -> BaseSampler:  # fmt: skip
     """Return the sampler called `name`; `parameters` go to its constructor.
 

@@ -171,8 +171,7 @@ class SearchSpace:
             SpaceError: an unknown knob or value, a knob missing, or one that does not exist here.
         """
         for name, value in chosen.items():
-            if name not in self:
-                raise SpaceError(f"the search space has no knob {name}.")
+            self._check_name(name)
             self[name].code(value)
         for knob in self.knobs:
             if self.exists(knob, chosen) and knob.name not in chosen:
@@ -193,11 +192,22 @@ class SearchSpace:
         return self.complete({})
 
     def complete(self, given: Mapping[str, Value]) -> Setting:
-        """Return the setting with the given values where their knobs exist, defaults elsewhere."""
+        """Return the setting with the given values where their knobs exist, defaults elsewhere.
+
+        Raises:
+            SpaceError: an unknown knob, or a value that a knob of the setting has not.
+        """
+        for name in given:
+            self._check_name(name)
         chosen: Setting = {}
         while (knob := self.next_knob(chosen)) is not None:
             chosen[knob.name] = given.get(knob.name, knob.default)  # type: ignore[arg-type]
+            knob.code(chosen[knob.name])
         return chosen
+
+    def _check_name(self, name: str) -> None:
+        if name not in self:
+            raise SpaceError(f"the search space has no knob {name}.")
 
     def describe(self) -> str:
         """Return the knobs with their values, the default in brackets, and how many settings."""

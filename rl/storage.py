@@ -31,7 +31,7 @@ def open_storage(address: str) -> BaseStorage:
         SearchError: it cannot be reached, or a package for it is missing.
     """
     if "://" not in address:
-        return RDBStorage(f"sqlite:///{address}", engine_kwargs={"connect_args": {"timeout": 60}})
+        return sqlite_storage(address)
     scheme, rest = address.split("://", 1)
     tries = 0
     while True:
@@ -54,6 +54,16 @@ def open_storage(address: str) -> BaseStorage:
             f"{without_password(address)}: the storage cannot be opened ({_first_line(problem)}); "
             "check the address, and that its server runs."
         )
+
+
+def sqlite_storage(database: str, **query: str) -> RDBStorage:
+    """Return the storage in an SQLite file; a path may have any signs in it.
+
+    database: its path, or with a query a URI that begins with file:.
+    """
+    url = sqlalchemy.URL.create("sqlite", database=database, query=query)
+    wait = {"connect_args": {"timeout": 60}}
+    return RDBStorage(url.render_as_string(), engine_kwargs=wait)
 
 
 def without_password(address: str) -> str:

@@ -40,7 +40,8 @@ def knob_of(name: str, distribution: BaseDistribution) -> Knob | None:
         low, high, step = distribution.low, distribution.high, distribution.step
         if step is None or distribution.log or (high - low) / step >= MAX_STEPS:
             return None
-        values = tuple(low + i * step for i in range(round((high - low) / step) + 1))
+        n = round((high - low) / step) + 1
+        values = tuple(min(low + i * step, high) for i in range(n))  # 0.1 + 6 * 0.1 exceeds 0.7
         return Knob(name, values, ordered=True)
     return None
 
@@ -81,9 +82,23 @@ def key_of(space: SearchSpace, setting: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(space.encode(setting).tolist())
 
 
-def may_be(space: SearchSpace, name: str, value: Any) -> bool:
-    """Return whether a knob of the space has that value."""
-    return name in space and value in space[name].values
+def known_values(space: SearchSpace, params: Mapping[str, Any]) -> Setting:
+    """Return those of the parameters that are knobs of the space and have one of their values, in
+    its order."""
+    found = {k.name: _value_of(k, params[k.name]) for k in space.knobs if k.name in params}
+    return {name: value for name, value in found.items() if value is not ...}
+
+
+def _value_of(knob: Knob, value: Any) -> Any:
+    """Return the knob's value that is meant, `...` where it has none: a stepped number may be off
+    by what adding up its steps leaves (0.3 for 0.30000000000000004)."""
+    if value in knob.values:
+        return value
+    numbers = [v for v in knob.values if isinstance(v, float)]
+    if not numbers or not isinstance(value, float):
+        return ...
+    nearest = min(numbers, key=lambda v: abs(v - value))
+    return nearest if abs(nearest - value) <= 1e-9 * (max(numbers) - min(numbers)) else ...
 
 
 class Reader:
@@ -102,8 +117,7 @@ class Reader:
         codes, or None where they are no whole setting."""
         at = tuple(params.items())
         if at not in self._read:
-            part = {k.name: params[k.name] for k in self.space.knobs
-                    if k.name in params and params[k.name] in k.values}  # fmt: skip
+            part = known_values(self.space, params)
             whole = self.space.holds(part)
             self._read[at] = (part, key_of(self.space, part) if whole else None)
         return self._read[at]

@@ -8,6 +8,7 @@ so what it believes is a pure function of its configuration and the episodes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Protocol, Self
@@ -93,6 +94,7 @@ class RandomSettings:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
+        self.fit([])
 
     def fit(self, episodes: Sequence[Episode], pending: Sequence[Setting] = ()) -> Self:
         self._episodes = episodes
@@ -188,11 +190,12 @@ class JointBandit:
     = sum of the policy's probabilities of the settings that go on with it / that of all left`.
 
     Args:
-        space: the knobs; at most `MOST_ARMS` settings.
+        space: the knobs; at most `MOST_ARMS` combinations of their values, conditions aside.
         policy: how an arm follows from the values.
+        step_size: None for the average, or a constant to follow scores that drift.
 
     Raises:
-        ValueError: the space has more settings than that.
+        ValueError: the space has more combinations than that, or a step size outside (0, 1].
     """
 
     def __init__(
@@ -200,15 +203,21 @@ class JointBandit:
         space: SearchSpace,
         *,
         policy: Policy = EpsilonGreedy(0.1),  # noqa: B008 - frozen
+        step_size: float | None = None,
     ) -> None:
         every = space.every(MOST_ARMS)
         if every is None:
+            n = math.prod(space.n_values.tolist())
             raise ValueError(
-                f"a bandit over whole settings has an arm for each of {space.size():,}, and at "
-                f"most {MOST_ARMS:,} are allowed; use a bandit for each knob (joint=False)."
+                f"a bandit over whole settings looks through all {n:,} combinations of values, "
+                f"conditions aside, and at most {MOST_ARMS:,} are allowed; use a bandit for each "
+                "knob (joint=False)."
             )
+        if not (step_size is None or 0 < step_size <= 1):
+            raise ValueError(f"step_size={step_size} must be above 0 and at most 1, or None.")
         self.space = space
         self.policy = policy
+        self.step_size = step_size
         self.every = every
         self._arm = {tuple(row): i for i, row in enumerate(every.tolist())}
         self.fit([])
@@ -221,7 +230,8 @@ class JointBandit:
             arm = self._arm.get(tuple(self.space.encode(setting_of(episode)).tolist()))
             if arm is not None:  # a define-by-run trial may lack a knob
                 self.n[arm] += 1
-                self.q[arm] += (score - self.q[arm]) / self.n[arm]
+                count = self.n[arm] if self.step_size is None else 1 / self.step_size
+                self.q[arm] += (score - self.q[arm]) / count
         return self
 
     def act(self, state: KnobState, knob: Knob, legal: Bools, rng: np.random.Generator,

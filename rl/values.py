@@ -65,7 +65,8 @@ class ActionValues:
         return np.full(self._size(state), self.initial)
 
     def counts(self, state: Hashable) -> Floats:
-        """Return a copy of N(state, .): how often each action was updated."""
+        """Return a copy of N(state, .): how often each action was updated, or its step was
+        learnt from by a trace."""
         if state in self._rows:
             return np.array(self._rows[state][1])
         return np.zeros(self._size(state))
@@ -75,7 +76,8 @@ class ActionValues:
         if state not in self._rows:
             return self.initial
         q, n = self._rows[state]
-        return max(value for value, count in zip(q, n, strict=True) if count)
+        taken = (value for value, count in zip(q, n, strict=True) if count)
+        return max(taken, default=self.initial)
 
     def update(self, state: Hashable, action: int, target: float) -> None:
         """Move Q(state, action) towards `target`."""
@@ -113,6 +115,10 @@ class ActionValues:
         q, _ = self._row(state)
         for action, amount in enumerate(amounts):
             q[action] += amount
+
+    def count(self, state: Hashable, action: int) -> None:
+        """Count a visit of an action whose value is moved otherwise than by `update`."""
+        self._row(state)[1][action] += 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the table JSON-ready; tuples in states become lists."""
@@ -212,6 +218,9 @@ class Linear:
     def add(self, x: Floats, amounts: Sequence[float]) -> None:
         """Add `amounts[a] x(s)` to the weights of each action."""
         self.weights += np.outer(amounts, x)
+
+    def count(self, x: Floats, action: int) -> None:
+        """Do nothing: there are no counts."""
 
     def to_json(self) -> dict[str, Any]:
         """Return weights and step size JSON-ready; the features are code and not in it."""

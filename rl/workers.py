@@ -109,7 +109,9 @@ class Overseer:
 
 
 RESERVED = (
-    "seed", "pid", "default", "error", "values", BEAT, BEGAN, BLOCK, ENDED, KILLED, RETRY_OF,
+    "seed", "pid", "default", "error", BEAT, BEGAN, BLOCK, ENDED, KILLED, RETRY_OF,
+    # what `rl.search` says of a trial itself
+    "phase", "number", "state", "values", "score", "stopped_after", "reached",
 )  # fmt: skip
 """User attributes that an objective cannot set."""
 

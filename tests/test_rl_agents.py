@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rl.knobs import KnobState, knob_episode
 from rl.model import ModelSettings, RewardModel
 from rl.model_tuner import DynaQ
 from rl.policies import EpsilonGreedy
+from rl.samplers import EpsilonGreedySampler
 from rl.space import Knob, SearchSpace
 from rl.tuners import JointBandit, KnobBandits, QLearning, RandomSettings, all_legal, roll_out
 
@@ -286,6 +288,11 @@ def test_thompson_takes_an_action_as_often_as_it_is_the_best() -> None:
     assert sharp[0] == pytest.approx(1, abs=1e-6)
     with pytest.raises(ValueError, match="prior=0"):
         Thompson(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = np.array([0.5, -np.inf]), np.array([3.0, 0.0]), np.array([True, False])
+        assert policy.probabilities(*values, 0).tolist() == [1.0, 0.0]
+        assert policy.act(*values, 0, rng) == 0
 
 
 def test_joint_arms_know_whole_settings_only() -> None:
@@ -302,6 +309,17 @@ def test_joint_arms_know_whole_settings_only() -> None:
     share = drawn.count(("y", 2)) / 4000
     assert share == pytest.approx(0.8 + 0.2 / n, abs=0.03)
     assert drawn.count(("y", 1)) / 4000 == pytest.approx(0.2 / n, abs=0.02)
-    big = SearchSpace([Knob(f"k{i}", (0, 1, 2, 3)) for i in range(9)])
-    with pytest.raises(ValueError, match="joint=False"):
-        JointBandit(big)
+    assert agent.fit(episodes).q.max() == pytest.approx(np.mean([1, 0]) / np.std([1, 3, 2]))
+    late = JointBandit(TWO, step_size=0.25).fit(episodes)
+    z = (np.array([3.0, 2.0]) - 2) / np.std([1, 3, 2])
+    assert late.q.max() == pytest.approx(0.25 * z[0] + 0.25 * (z[1] - 0.25 * z[0]))
+    assert EpsilonGreedySampler(joint=True, step_size=0.25).agent(TWO).step_size == 0.25
+    with pytest.raises(ValueError, match="step_size=2"):
+        JointBandit(TWO, step_size=2)
+    many = [Knob(f"k{i}", (0, 1), when={"p": (2,)}) for i in range(16)]
+    with pytest.raises(ValueError, match=r"196,608 combinations.*joint=False"):
+        JointBandit(SearchSpace([Knob("p", (0, 1, 2)), *many]))
+
+
+def test_who_knows_nothing_recommends_the_default() -> None:
+    assert RandomSettings(TWO).greedy() == TWO.default()

@@ -151,6 +151,38 @@ def test_first_and_every_visit_by_hand() -> None:
         assert agent.values(1).tolist() == [expected]
 
 
+def test_a_value_goes_by_the_first_visit_of_its_state_whatever_was_done_there() -> None:
+    """S is met twice, at returns 3 and 2, once with each action: V's first is 3, Q's are both."""
+    prediction = Prediction(np.full((2, 2), 0.5), visits="first", step_size=None, **MONTE_CARLO)
+    control = Control(2, update="sarsa", visits="first", step_size=None, **MONTE_CARLO)
+    for agent in (prediction, control):
+        agent.start(0)
+        agent._action = 0
+        agent.step(1.0, 0)
+        agent._action = 1
+        agent.step(2.0, 1, terminal=True)
+    assert prediction.values(1).tolist() == [3.0]
+    assert control.q(0) == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("trace", ["accumulating", "replacing", "dutch"])
+@pytest.mark.parametrize("policy", [EpsilonGreedy(0.1), UCB(), Thompson()])
+def test_policies_that_count_learn_with_traces(policy, trace) -> None:
+    agent = Control(2, update="sarsa", depth=Lambda(0.9, trace), policy=policy)
+    taken = np.zeros((7, 2))
+    environment, choose = walk(), agent.choose
+
+    def noted(state, legal):
+        action = choose(state, legal)
+        taken[state, action] += 1
+        return action
+
+    agent.choose = noted
+    made = run(agent, environment, episodes=100, seed=1)
+    assert np.array_equal([agent.function.counts(s) for s in range(6)], taken[:6])
+    assert made.returns[-50:].mean() > 0.7  # 1 to the right, 0 to the left
+
+
 def test_n_steps_wait_n_steps_and_frequency_says_when() -> None:
     def seen(**choices):
         """Return how many of states 0 to 4 are known after each step of a walk 0, 1, ..., 5."""
@@ -339,6 +371,14 @@ def test_rules_of_their_own_are_told() -> None:
         ({"features": abs}, Control, "both features and n_features"),
         ({"features": one_hot(2), "n_features": 2, "step_size": None}, Control, "step_size=None"),
         ({"features": one_hot(2), "n_features": 2, "initial": 1.0}, Control, "initial=1.0 with"),
+        *(
+            (
+                {"features": one_hot(2), "n_features": 2, "policy": policy},
+                Control,
+                "keeps no counts; use Softmax",
+            )
+            for policy in (UCB(), Thompson(), EpsilonGreedy(0.1))
+        ),
         (
             {"features": one_hot(2), "n_features": 2, "visits": "first", **MONTE_CARLO},
             Control,
@@ -352,6 +392,7 @@ def test_rules_of_their_own_are_told() -> None:
         ({"depth": 3}, DynaQ, "depth=3 with a model"),
         ({"update": "sarsa"}, DynaQ, "use 'expected-sarsa'"),
         ({"planning": -1}, DynaQ, "planning=-1"),
+        ({"planning": 0}, PrioritisedSweeping, "planning=0 with prioritised sweeping"),
         ({"memory": "none"}, DynaQ, "memory='none'"),
         ({"features": one_hot(2), "n_features": 2}, DynaQ, "the model is a table"),
         ({"update": "double-q-learning"}, PrioritisedSweeping, "an error is of one table"),
@@ -365,6 +406,35 @@ def test_rules_of_their_own_are_told() -> None:
         Lambda(0.5, "bold")
     with pytest.raises(ValueError, match="shape"):
         Control(2, features=lambda s: np.zeros(3), n_features=2).start(0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (np.array([[0.2, 0.2]]), "sum to 1"),
+        (np.array([[1.2, -0.2]]), "sum to 1"),
+        (np.array([-1, 1]), "takes action -1 in state 0"),
+        (np.array([0.0, 1.0]), "the policy has the shape"),
+    ],
+)
+def test_a_policy_to_predict_must_be_one(policy, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Prediction(policy)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [Control(2), Control(2, policy=EpsilonGreedy(0.1)), PolicyGradient(2)],
+    ids=["control", "with counts", "policy gradient"],
+)
+def test_a_state_that_goes_on_allows_an_action(agent) -> None:
+    with pytest.raises(ValueError, match="no action is legal in 3"):
+        agent.start(3, [False, False])
+    agent.start(3, [True, False])
+    with pytest.raises(ValueError, match="no action is legal in 4"):
+        agent.step(0.0, 4, legal=np.array([0, 0]))
+    agent.start(3, [True, False])
+    assert agent.step(0.0, 4, terminal=True, legal=np.array([0, 0])) == -1
 
 
 def test_methods_have_the_textbooks_names() -> None:

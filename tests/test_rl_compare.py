@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -75,10 +76,39 @@ def test_a_landscape_is_the_same_after_saving_and_loading(landscape, tmp_path):
         np.testing.assert_allclose(getattr(again, name), getattr(landscape, name), atol=1e-6)
 
 
-def test_a_file_that_is_no_landscape_is_refused_by_its_path(tmp_path):
-    (tmp_path / "l.npz").write_bytes(b"nothing")
-    with pytest.raises(LandscapeError, match=r"l\.npz"):
-        Landscape.load(tmp_path / "l.npz")
+def test_scores_that_are_no_counts_are_saved_as_they_are(landscape, tmp_path):
+    replace(landscape, about={"n_test": 200}, validation=landscape.test / 3).save(
+        tmp_path / "l.npz"
+    )
+    again = Landscape.load(tmp_path / "l.npz")
+    assert np.array_equal(again.validation, landscape.test / 3)
+    assert np.array_equal(again.test, landscape.test)
+
+
+def not_quite(landscape, path) -> list[bytes]:
+    """Return the bytes of files that are no landscape."""
+    landscape.save(path)
+    whole = path.read_bytes()
+    made = [b"nothing", b"", whole[:1000], whole[:-30], whole[:500] + bytes(500) + whole[1000:]]
+    for parts in (
+        {"header": np.frombuffer(b"{}", np.uint8)},
+        {"header": np.frombuffer(b"[]", np.uint8)},
+        {"header": np.frombuffer(b'{"format": 1, "name": "x", "about": {}}', np.uint8)},
+        {"other": np.ones(3)},
+    ):
+        np.savez(path, **parts)
+        made.append(path.read_bytes())
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+    return [*made, path.read_bytes()]
+
+
+def test_a_file_that_is_no_landscape_is_refused_by_its_path(landscape, tmp_path):
+    path = tmp_path / "l.npz"
+    for content in not_quite(landscape, path):
+        path.write_bytes(content)
+        with pytest.raises(LandscapeError, match=r"l\.npz: no landscape"):
+            Landscape.load(path)
     with pytest.raises(LandscapeError, match="fsdd-digits"):
         shipped("fsdd-nothing")
 

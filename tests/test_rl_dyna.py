@@ -62,7 +62,8 @@ def test_one_walk_is_enough_to_sweep_the_reward_back_to_its_beginning() -> None:
 
 
 def test_the_largest_error_is_swept_first() -> None:
-    agent = PrioritisedSweeping(1, planning=0, step_size=1.0)
+    agent = PrioritisedSweeping(1, step_size=1.0)
+    agent.planning = 0  # only to look at the queue
     for state, reward in (("small", 1.0), ("large", 9.0), ("middle", 4.0)):
         agent.start(state)
         agent.step(reward, "end", terminal=True)

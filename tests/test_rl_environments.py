@@ -22,7 +22,7 @@ from rl.environments import (
 )
 from rl.knob_env import KnobEnv
 from rl.mdp import random_mdp
-from rl.planning import evaluate, value_iteration
+from rl.planning import evaluate, policy_iteration, value_iteration
 from rl.space import Knob, SearchSpace
 from rl.spaces import DEFAULT, QUICK
 from rl.tictactoe import (
@@ -116,6 +116,17 @@ def test_a_cliff_a_wall_and_the_wind_by_hand() -> None:
         with pytest.raises(ValueError, match="a map has"):
             grid_mdp(signs)
     assert GridWorld("SG", most_steps=1).step(3)[3] is True
+
+
+@pytest.mark.parametrize("signs", ["S.G\n###\n...", "##.\n#S.\n..G", "G.S\n.##\n.#."])
+def test_pockets_and_walls_do_not_keep_a_map_from_being_planned(signs: str) -> None:
+    world = GridWorld(signs)
+    start = world.cells_text.index("S")
+    for solve in (value_iteration, policy_iteration):
+        solution = solve(world.mdp)
+        assert solution.v[start] == -2.0  # two steps to the goal in each of them
+        assert evaluate(world.mdp, solution.policy)[start] == -2.0
+    assert world.mdp.terminal[[i for i, sign in enumerate(world.cells_text) if sign == "#"]].all()
 
 
 def test_the_random_walk_has_the_textbooks_values() -> None:
@@ -306,6 +317,8 @@ def test_observations_say_what_is_chosen_absent_and_to_come() -> None:
     assert seen.tolist() == [0, 3, 3]  # a is x, so b does not exist
     assert info["knob"] == "c"
     assert environment.step(2)[1:3] == (-7.0, True)  # c has two values
+    with pytest.raises(ValueError, match="reset first"):
+        environment.step(0)
     environment.reset()
     seen, *_, info = environment.step(1)
     assert seen.tolist() == [1, 4, 3]

@@ -91,6 +91,34 @@ def test_halving_lets_the_best_third_at_a_rung_go_on() -> None:
     assert ended(late, Halving((1, 3))) == [9, 3]
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_halving_ends_what_has_no_number_and_compares_nothing_with_it(direction, bad) -> None:
+    sign = 1.0 if direction == "maximize" else -1.0
+    curves = [[bad] * 9, [sign * 0.5] * 9, [bad] * 9, [sign * 0.6] * 9, [sign * 0.4] * 9]
+    assert ended(curves, Halving((1, 3)), direction) == [1, 9, 1, 9, 1]
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_is_the_worst_and_spoils_no_others(bad) -> None:
+    rng = np.random.default_rng(3)
+    curves = rng.uniform(0.2, 0.6, (12, 2))
+    good = [finished(*curve) for curve in curves.tolist()]
+    for i, trial in enumerate(good):
+        trial.set_user_attr("block", i % 2)
+    odd = [create_trial(value=bad), finished(bad, 0.4), finished(bad, bad, 0.4), pruned(0.5, bad)]
+    fine, forecast = Forecast(good), Forecast([*good, odd[0]])
+    part = pruned(0.01, block=1)
+    assert forecast.score(part) == fine.score(part)
+    assert forecast.line(1) == fine.line(1)
+    assert [forecast.score(t) for t in good] == [fine.score(t) for t in good]
+    scores = [fine.score(t) for t in good]
+    assert forecast.score(odd[0]) == forecast.score(odd[3]) == min(scores)
+    assert Forecast([*good, odd[0]], maximise=False).score(odd[0]) == max(scores)
+    assert Forecast([*good, *odd[1:3]]).line(1) == pytest.approx(fine.line(1))
+    assert Forecast(odd[:1]).score(odd[0]) is None
+
+
 def test_killed_trials_do_not_compete() -> None:
     curves = [[0.9] * 9, [0.5] * 9]
     assert ended(curves, Halving((1, 3))) == [9, 1]

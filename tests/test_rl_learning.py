@@ -98,8 +98,10 @@ def test_untried_actions_are_not_the_best_and_tables_survive_json() -> None:
     q.update("s", 0, -5.0)
     q.update(("b", (("a", "x"),)), 2, 1.0)
     assert q.best("s") == -5.0
+    q.add("moved", [1.0, 0.0, 0.0])
+    assert q.best("moved") == 0.0  # by no action taken
     again = ActionValues.from_json(json.loads(json.dumps(q.to_json())), 3)
-    assert list(again) == list(q)
+    assert list(again) == list(q) == ["s", ("b", (("a", "x"),)), "moved"]
     assert again.values(("b", (("a", "x"),))).tolist() == [0.0, 0.0, 1.0]
     assert again.counts("s").tolist() == [1.0, 0.0]
 
@@ -144,6 +146,8 @@ def test_schedules_by_hand() -> None:
 def test_impossible_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match=r"epsilon=1.5"):
         EpsilonGreedy(1.5)
+    with pytest.raises(ValueError, match="unvisited='optimistic' is not one of"):
+        EpsilonGreedy(0.1, unvisited="optimistic")
     with pytest.raises(ValueError, match="temperature=0"):
         Softmax(0.0).probabilities(np.zeros(3), np.zeros(3), ALL, 0)
     with pytest.raises(ValueError, match="step_size=2"):

@@ -7,7 +7,7 @@ import pytest
 
 from rl.agents import run
 from rl.control import Control
-from rl.environments import MDPEnv, cliff_walk, maximisation_bias
+from rl.environments import GridWorld, MDPEnv, cliff_walk, maximisation_bias
 from rl.many import run_many
 from rl.mdp import FiniteMDP, random_mdp
 from rl.policies import EpsilonGreedy
@@ -88,3 +88,21 @@ def test_what_cannot_run_is_refused() -> None:
         run_many(random_mdp(np.random.default_rng(0)), runs=1, episodes=1)
     with pytest.raises(ValueError, match="update='td'"):
         run_many(cliff_walk().mdp, runs=1, episodes=1, update="td")
+    for more in ({"runs": 0, "episodes": 1}, {"runs": 1, "episodes": 0}):
+        with pytest.raises(ValueError, match="=0 must be at least 1"):
+            run_many(cliff_walk().mdp, **more)
+    with pytest.raises(ValueError, match=r"from state 0, .* no end can be reached"):
+        run_many(GridWorld("S#G").mdp, runs=2, episodes=2)
+    with pytest.raises(ValueError, match=r"from state 0, .* no end can be reached"):
+        run_many(GridWorld("SG").mdp, runs=2, episodes=2, legal=np.array([[1, 0, 1, 1], [1] * 4]))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_terminal_state_may_allow_no_action(update) -> None:
+    p = np.zeros((2, 2, 2))
+    p[:, :, 1] = 1.0
+    mdp = FiniteMDP(p, np.array([[1.0, 2.0], [0.0, 0.0]]), terminal=np.array([False, True]))
+    legal = np.array([[True, False], [False, False]])
+    many = run_many(mdp, runs=20, episodes=5, update=update, legal=legal, epsilon=0.5)
+    assert (many.returns == 1.0).all()
+    assert np.isfinite(many.q[:, 0, 0]).all()

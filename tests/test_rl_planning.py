@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rl.environments import GridWorld, random_walk
 from rl.mdp import FiniteMDP, policy_matrix, random_mdp
 from rl.planning import (
     compare,
@@ -172,6 +173,32 @@ def test_outcomes_that_meet_share_their_expected_reward() -> None:
     assert mdp.rewards[0, 0].tolist() == [4.0, 2.0]
     # V = .5 (4 + .5 V) + .5 * 2
     assert evaluate(mdp, np.array([0, 0]))[0] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("solve", [policy_iteration, value_iteration])
+def test_without_a_discount_the_policy_ends_where_every_action_is_worth_the_same(solve) -> None:
+    """Where only the goal is rewarded, all actions of a state are worth 1; one leads nearer."""
+    to_the_right = solve(random_walk().mdp).policy
+    assert to_the_right[1:-1].tolist() == [1] * 19
+    row = GridWorld("S..G", step_reward=0.0, goal_reward=1.0).mdp
+    solution = solve(row)
+    assert solution.policy[:3].tolist() == [1, 1, 1]
+    assert evaluate(row, solution.policy)[:3].tolist() == [1.0, 1.0, 1.0]
+    lake = gymnasium.make("FrozenLake-v1", is_slippery=False).unwrapped
+    mdp = FiniteMDP.from_table(lake.P, start=lake.initial_state_distrib)
+    assert solve(mdp).v[0] == 1.0
+    walk, state = [0], 0
+    for _ in range(6):  # the shortest way across 4 by 4 cells
+        _, state, _, _ = lake.P[state][int(solve(mdp).policy[state])][0]
+        walk.append(state)
+    assert walk[-1] == 15
+
+
+def test_a_policy_that_ends_is_taken_as_it_comes() -> None:
+    """Ties of a grid with a price on each step all lead nearer: the first of them stays."""
+    mdp = GridWorld("S..\n...\n..G").mdp
+    q = value_iteration(mdp).q
+    assert np.array_equal(value_iteration(mdp).policy, q.argmax(1))
 
 
 def test_what_breaks_a_rule_is_refused() -> None:

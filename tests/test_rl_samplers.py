@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from rl.policies import Drawers, EpsilonGreedy
 from rl.samplers import (
     DynaQSampler,
     EpsilonGreedySampler,
@@ -17,6 +19,9 @@ from rl.samplers import (
     make_sampler,
 )
 from rl.space import Knob, SearchSpace
+from rl.trial_settings import Reader
+from rl.tuners import RandomSettings
+from rl.values import ActionValues
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -180,6 +185,28 @@ def test_a_failed_setting_counts_as_tried_and_a_pruned_one_brings_its_last_value
 
 
 @pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_score_of_infinity_teaches_what_the_worst_score_teaches(name: str, direction) -> None:
+    worst = 10.0 if direction == "minimize" else -10.0
+    study = search("random", 10, direction=direction)
+    fitted = []
+    for bad in (float("inf"), worst):
+        trials = [t for t in study.trials if t.number != 6]
+        again = optuna.create_study(direction=direction, sampler=make_sampler(name, SPACE, 1))
+        again.add_trials([*trials[:-1], *(again_scored(t, worst) for t in trials[-1:])])
+        again.add_trial(again_scored(study.trials[6], bad))
+        fitted.append(again.sampler.fitted(again))
+    assert fitted[0].beliefs() == fitted[1].beliefs()
+    assert fitted[0].greedy() == fitted[1].greedy()
+
+
+def again_scored(trial: optuna.trial.FrozenTrial, value: float) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        value=value, params=trial.params, distributions=trial.distributions
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_define_by_run_works_without_a_space(name: str) -> None:
     def objective(trial: optuna.Trial) -> float:
         values = choose(trial)
@@ -201,6 +228,31 @@ def test_define_by_run_works_without_a_space(name: str) -> None:
         assert sum(p["layers"] == 6 for p in late) > len(late) / 2
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_steps_stay_in_their_range_whatever_rounding_makes_of_them(name: str) -> None:
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(name, None, 1))
+    study.optimize(lambda t: t.suggest_float("x", 0.1, 0.7, step=0.1), n_trials=30)
+    assert {t.params["x"] for t in study.trials} >= {0.7}
+    for trial in study.trials:  # Optuna's own check
+        optuna.create_study().add_trial(trial)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_enqueued_step_is_the_knobs_value_though_rounding_tells_them_apart(name: str) -> None:
+    assert 0.3 != 0.0 + 3 * 0.1
+    study = optuna.create_study(sampler=make_sampler(name, None, 1))
+    study.enqueue_trial({"x": 0.3})
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0, step=0.1)
+        return x + trial.suggest_categorical("y", [0])
+
+    study.optimize(objective, n_trials=11)
+    assert sorted(round(10 * x["x"]) for x in params(study)) == list(range(11))
+    beliefs = study.sampler.fitted(study).beliefs()["x"]
+    assert [row["count"] for row in beliefs] == [1] * 11
+
+
 @pytest.mark.parametrize("name", [n for n in OURS if n != "random"])
 def test_agents_find_good_settings(name: str) -> None:
     best = max(score(s) for s in SPACE.settings())
@@ -213,6 +265,14 @@ def test_repeat_allows_the_best_setting_again() -> None:
     assert len(set(map(str, params(study)))) < SPACE.size()
     late = [score(p) for p in params(study)[20:]]
     assert late.count(max(score(s) for s in SPACE.settings())) > 5
+
+
+@pytest.mark.parametrize("name", [*OURS, "tpe"])
+def test_without_a_seed_one_is_drawn(name: str) -> None:
+    samplers = [make_sampler(name, None, None) for _ in range(2)]
+    assert samplers[0].seed != samplers[1].seed
+    study = optuna.create_study(sampler=samplers[0])
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
 
 
 def test_parameters_reach_the_agents() -> None:
@@ -230,3 +290,43 @@ def test_several_objectives_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="multi-objective"):
         study.ask().suggest_categorical("a", ("x", "y", "z"))
+
+
+class Overtaken(RandomSettingsSampler):
+    """One whose notes are replaced by another thread's as soon as they are written."""
+
+    def __setattr__(self, name: str, value) -> None:
+        others = {"_reader": Reader(OTHER), "_fitted": (None, RandomSettings(OTHER))}
+        super().__setattr__(name, value if value is None else others.get(name, value))
+
+
+OTHER = SearchSpace([Knob("other", (1, 2))])
+
+
+def test_threads_do_not_take_each_others_notes() -> None:
+    sampler = Overtaken(space=SPACE)
+    assert sampler._reading(SPACE).space == SPACE
+    assert sampler.fitted(optuna.create_study(sampler=sampler)).space == SPACE
+
+    class Emptied(dict):
+        def __setitem__(self, key, value) -> None:
+            """Another thread is a step further, and forgets what was kept."""
+
+    drawers = Drawers(EpsilonGreedy(0.0), ActionValues(2))
+    drawers._kept = Emptied()
+    assert drawers.get("state", np.array([False, True]), 0)(np.random.default_rng(0)) == 1
+
+
+def test_tpe_keeps_apart_the_trials_under_way() -> None:
+    def asked(order: str) -> list[dict]:
+        study = optuna.create_study(sampler=make_sampler("tpe", None, 1))
+        trials = [study.ask(), study.ask()]
+        for number in order:
+            trial = trials[int(number)]
+            trial.suggest_float(f"x{len(trial.params)}", 0.0, 1.0)
+        for trial in trials:
+            study.tell(trial, 0.0)
+        assert not study.sampler._of
+        return params(study)
+
+    assert asked("000111") == asked("010101")

@@ -19,7 +19,15 @@ from scipy import stats
 
 from rl.claims import Work, final_seeds, trial_seed
 from rl.cluster import Nodes
-from rl.finals import T_QUANTILES, Finalist, paired_difference, rank_finalists, shortlist
+from rl.finals import (
+    T_QUANTILES,
+    Finalist,
+    expectations,
+    paired_difference,
+    rank_finalists,
+    shortlist,
+)
+from rl.records import open_study, read_earlier
 from rl.search import (
     SearchError,
     SearchInterrupted,
@@ -288,6 +296,56 @@ def test_a_search_ends_when_every_setting_was_tried(tmp_path: Path) -> None:
     assert len(result.trials) == space.size() == 2
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("queue", "trials", "ran"),
+    [("yz", 2, "xy"), ("yx", 4, "xxyz")],  # the default, x, comes first
+    ids=["more than the budget", "one that was tried"],
+)
+def test_what_was_queued_is_run_within_the_budget_and_never_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue, trials, ran, shared
+) -> None:
+    def withdraw(study, trial_id):
+        raise AssertionError(f"trial {trial_id} is withdrawn")
+
+    monkeypatch.setattr("rl.claims._withdraw", withdraw)
+    path = tmp_path / "study.db"
+    place = Place(f"sqlite:///{path}", name="s") if shared else Place(str(path))
+    space = SearchSpace([Knob("a", ("x", "y", "z")), Knob("noise", (0.0,)), Knob("m", (40,))])
+    study = place.open("trials")
+    for value in queue:
+        study.enqueue_trial({"a": value, "noise": 0.0, "m": 40})
+    settings = replace(SETTINGS, trials=trials, agent="random")
+    result = run_search(space, Training(tmp_path), settings, place)
+    assert sorted(trial["values"]["a"] for trial in result.trials) == list(ran)
+
+
+def test_what_an_objective_adds_takes_no_place_of_the_records_own(tmp_path: Path) -> None:
+    own = {"score": 99.0, "state": "fine", "number": -5, "phase": "x", "values": {}, "mine": 7}
+
+    class Adding(Training):
+        def __call__(self, values: dict, seed: int, stop, report) -> TrialResult:
+            return replace(super().__call__(values, seed, stop, report), extra=own)
+
+    settings = replace(SETTINGS, trials=2, replicates=1)
+    result = run_search(SPACE, Adding(tmp_path), settings, tmp_path / "study.db")
+    for number, trial in enumerate(result.trials):
+        assert (trial["number"], trial["state"], trial["phase"]) == (number, "complete", "trials")
+        assert trial["score"] == score(trial["values"], trial["seed"])
+        assert trial["mine"] == 7
+
+
+def test_a_folder_may_have_any_signs_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "why? 100% {x} #3&a=b"
+    run(folder, replace(SETTINGS, trials=2, replicates=1))
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name}
+    assert (folder / "study.db").stat().st_size > 0
+    study, finals = open_study(str(folder / "study.db"))
+    assert len(study.trials) == 2
+    assert finals is not None
+    assert len(read_earlier(str(folder))) == 2
+
+
 def test_minutes_stop_the_trials_but_not_the_finals(tmp_path: Path) -> None:
     result = run(tmp_path, replace(SETTINGS, minutes=1e-6))
     assert len(result.trials) == 1
@@ -374,3 +432,15 @@ def test_a_file_is_refused_as_the_storage_of_a_cluster(tmp_path: Path) -> None:
         ):
             run_search(SPACE, Training(tmp_path), SETTINGS, Place(storage), nodes=Nodes("auto"))
     assert not list(tmp_path.iterdir())
+
+
+def test_short_trials_are_lifted_by_what_a_settings_finals_are_above_them() -> None:
+    """However often each setting was trained: here the better ones more often."""
+    space = SearchSpace([Knob("a", (0, 1, 2)), Knob("b", (0, 1))])
+    worth = [({"a": 0, "b": 0}, 0.7), ({"a": 1, "b": 0}, 0.9), ({"a": 2, "b": 1}, 0.5)]
+    finals = [pair for pair, n in zip(worth, (2, 4, 0), strict=True) for _ in range(n)]
+    short = [(setting, score - 0.25) for setting, score in [*worth, worth[0]]]
+    asked = [setting for setting, _ in worth]
+    as_long = expectations(space, asked, [*worth, worth[0]], finals)
+    lifted = expectations(space, asked, short, finals, same_fidelity=False)
+    assert lifted == pytest.approx(as_long)

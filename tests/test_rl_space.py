@@ -85,6 +85,16 @@ def test_check_names_what_is_wrong() -> None:
             NOISY.check(setting)
 
 
+def test_a_setting_is_completed_with_values_of_its_own_knobs_alone() -> None:
+    space = SearchSpace([Knob("a", (1, 2)), Knob("b", (3, 4), when={"a": (2,)})])
+    assert space.complete({"a": 2}) == {"a": 2, "b": 3}
+    assert space.complete({"a": 1, "b": 9}) == {"a": 1}  # no b here, whatever it would be
+    with pytest.raises(SpaceError, match="b=9 is not one of"):
+        space.complete({"a": 2, "b": 9})
+    with pytest.raises(SpaceError, match="no knob zz"):
+        space.complete({"a": 1, "zz": 1})
+
+
 def test_codes_round_trip_and_settle_makes_any_codes_legal() -> None:
     for setting in NOISY.settings():
         codes = NOISY.encode(setting)
