@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
@@ -76,10 +77,7 @@ def fetch(
         return path
     part = path.with_name(path.name + ".part")
     with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadError(f"{part}: another process is fetching it; wait for it.") from None
+        _lock(file, part)
         try:
             for attempt in range(1, attempts + 1):
                 try:
@@ -95,15 +93,35 @@ def fetch(
         finally:
             if not file.tell():  # nothing came: leave nothing
                 part.unlink()
-    try:
-        _verify(part, archive, "removed; the same command fetches it again from the start")
-    except DownloadError:
-        part.unlink()
-        raise
-    finally:
-        _note(part).unlink(missing_ok=True)
-    part.replace(path)
+        try:  # under the lock still
+            _verify(part, archive, "removed; the same command fetches it again from the start")
+        except DownloadError:
+            part.unlink()
+            raise
+        finally:
+            _note(part).unlink(missing_ok=True)
+        part.replace(path)
     return path
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder that one process alone fetches and unpacks into, made if need be.
+
+    Raises:
+        DownloadError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[Any], what: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DownloadError(f"{what}: another process is fetching it; wait for it.") from None
 
 
 def _note(part: Path) -> Path:
@@ -114,9 +132,9 @@ def _validator(part: Path, archive: Archive) -> str | None:
     """Return what tells whether the server's file is still the one that `part` is the start of."""
     try:
         note = json.loads(_note(part).read_text("utf-8"))
-    except (OSError, ValueError):
+        return note["validator"] if note["url"] == archive.url else None
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
         return None
-    return note["validator"] if note.get("url") == archive.url else None
 
 
 def _transfer(archive: Archive, file: IO[bytes], part: Path, progress: Progress | None) -> None:
@@ -191,6 +209,8 @@ def _verify(path: Path, archive: Archive, remedy: str) -> None:
             f"{path}: {size:,} bytes, not the published {archive.n_bytes:,}; {remedy}."
         )
     if archive.checksum is None:
+        if archive.n_bytes is None and not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+            raise DownloadError(f"{path}: neither zip nor tar, or a part of one; {remedy}.")
         return
     kind, _, want = archive.checksum.partition(":")
     with path.open("rb") as file:
@@ -246,9 +266,11 @@ def unpack(archive: Path, folder: Path, *, progress: Progress | None = None) -> 
         gzip.BadGzipFile,
         zlib.error,
         EOFError,
+        ValueError,  # a name with a NUL
+        RuntimeError,  # a member that needs a password or another way of compression
     ) as error:
         raise DownloadError(
-            f"{archive}: damaged ({error}); remove it and fetch it again."
+            f"{archive}: damaged or of another kind ({error}); remove it and fetch it again."
         ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from data.digits import (
     read_fsdd,
     read_fsdd_speakers,
 )
-from data.download import Archive, Progress, fetch, unpack
+from data.download import Archive, Progress, fetch, held, unpack
 from data.esc import holds_esc, read_esc10, read_esc50
 from data.speech_commands import holds_speech_commands, read_speech_commands
 from data.tables import find_folder
@@ -195,19 +196,23 @@ def download(name: str, root: Path | None = None, *, progress: Progress | None =
     progress: called with bytes done and bytes in all, first of the fetching, then of the unpacking.
 
     Raises:
-        DownloadError: as `fetch` and `unpack`. ManifestError: what was unpacked is not the whole.
+        DownloadError: as `fetch` and `unpack`, or another process is at it. ManifestError: what was
+            unpacked is not the whole; it is removed.
     """
     corpus = PUBLISHED[name]
     root = default_root(name) if root is None else root
-    if find_folder(root, corpus.holds) is not None:
-        return root
-    path = fetch(corpus.archive, root, progress=progress)
-    unpack(path, root / "unpacked", progress=progress)
-    manifest = open_published(name, root)
-    if len(manifest) != corpus.n_clips or len(manifest.labels) != corpus.n_classes:
-        raise ManifestError(
-            f"{root}: unpacked {len(manifest):,} clips of {len(manifest.labels)} classes, where "
-            f"{corpus.title} has {corpus.n_clips:,} of {corpus.n_classes}; remove {path} and the "
-            "folder unpacked beside it, and fetch it again."
-        )
+    with held(root):
+        if find_folder(root, corpus.holds) is not None:
+            return root
+        path = fetch(corpus.archive, root, progress=progress)
+        unpack(path, root / "unpacked", progress=progress)
+        manifest = open_published(name, root)
+        n_clips = sum(clip.path.is_file() for clip in manifest.clips)
+        if n_clips != corpus.n_clips or len(manifest.labels) != corpus.n_classes:
+            shutil.rmtree(root / "unpacked")
+            raise ManifestError(
+                f"{root}: unpacked {n_clips:,} clips of {len(manifest.labels)} classes, where "
+                f"{corpus.title} has {corpus.n_clips:,} of {corpus.n_classes}; remove {path} and "
+                "fetch it again."
+            )
     return root

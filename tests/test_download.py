@@ -129,10 +129,10 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(
     server: Server, tmp_path: Path
 ) -> None:
     loose = {"checksum": None, "n_bytes": None}
-    server.cut_at = [2_000_000]
+    server.content, server.cut_at = stored_zip(CONTENT), [2_000_000]
     with pytest.raises(DownloadError, match="stopped"):
         fetch(archive(server, **loose), tmp_path, attempts=1)
-    server.content, server.etag = CONTENT[::-1] + b"longer", '"two"'
+    server.content, server.etag = stored_zip(CONTENT[::-1] + b"longer"), '"two"'
     assert fetch(archive(server, **loose), tmp_path).read_bytes() == server.content
 
 
@@ -141,8 +141,29 @@ def test_a_server_without_ranges_or_validators_still_gives_the_whole_file(
     etag: str | None, server: Server, tmp_path: Path
 ) -> None:
     server.etag, server.ranges, server.cut_at = etag, etag is None, [2_000_000]
+    server.content = stored_zip(CONTENT)
     loose = archive(server, checksum=None, n_bytes=None)
-    assert fetch(loose, tmp_path, wait_s=0).read_bytes() == CONTENT
+    assert fetch(loose, tmp_path, wait_s=0).read_bytes() == server.content
+
+
+@pytest.mark.parametrize("sent", ["a page", "a part"])
+def test_what_is_no_archive_is_not_kept_for_one(sent: str, server: Server, tmp_path: Path) -> None:
+    whole = stored_zip(CONTENT)
+    server.lengthless = True  # the end of the connection is the end of the file
+    server.content = b"<html>log in</html>" if sent == "a page" else whole[:1_000_000]
+    loose = archive(server, checksum=None, n_bytes=None)
+    with pytest.raises(DownloadError, match="neither zip nor tar, or a part of one"):
+        fetch(loose, tmp_path)
+    assert not list(tmp_path.iterdir())
+    server.content = whole
+    assert fetch(loose, tmp_path).read_bytes() == whole
+
+
+@pytest.mark.parametrize("note", ["[]", "{}", "null", '{"url": 1}'])
+def test_a_note_that_is_not_ours_is_no_obstacle(note: str, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "corpus.zip.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "corpus.zip.part.json").write_text(note)
+    assert fetch(archive(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(
@@ -216,6 +237,29 @@ def test_a_disk_too_small_is_told_before_the_transfer(
 
 
 # Unpacking
+
+
+@pytest.mark.parametrize("harm", ["nul", "password"])
+def test_a_member_that_cannot_be_read_is_told(harm: str, tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", **{"aXb.wav": b"sound"})
+    data = bytearray(path.read_bytes())
+    if harm == "nul":
+        data = data.replace(b"aXb", b"a\0b")
+    else:  # bit 0 of the flags, in both headers
+        data[6] |= 1
+        data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DownloadError, match=r"a\.zip: .*fetch it again"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def stored_zip(data: bytes) -> bytes:
+    """Return a zip that holds `data` as it is."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        made.writestr(zipfile.ZipInfo("a.bin"), data)
+    return out.getvalue()
 
 
 def zip_of(path: Path, **files: bytes) -> Path:

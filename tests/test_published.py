@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from audio.splits import SplitSettings, assign_splits
 from data import published
 from data.corpus import CorpusSettings, open_corpus
 from data.digits import AUDIOMNIST_FOLDS
-from data.download import Archive, DownloadError
+from data.download import Archive, DownloadError, held
 from data.published import PUBLISHED, download, open_published, published_name
 from tests import layouts
 
@@ -288,6 +289,27 @@ def test_a_corpus_that_is_not_whole_is_told(made, tmp_path, monkeypatch):
         ManifestError, match=r"unpacked 40 clips of 4 classes, where ESC-50 has 2,0"
     ):
         download("esc50", tmp_path / "root")
+    with pytest.raises(ManifestError, match="unpacked 40 clips"):  # again, and not taken as it is
+        download("esc50", tmp_path / "root")
+
+
+def test_clips_that_the_table_names_and_nobody_has_are_not_counted(made, tmp_path, monkeypatch):
+    top = tmp_path / "copy"
+    shutil.copytree(made["esc50"], top)
+    for path in sorted(top.rglob("*.wav"))[:3]:
+        path.unlink()
+    path = layouts.zipped(next(top.rglob("audio")).parent, tmp_path / "server.zip", above=True)
+    shelf(monkeypatch, "esc50", Archive(path.as_uri(), "a.zip"), clips=40)
+    with pytest.raises(ManifestError, match="unpacked 37 clips of 4 classes"):
+        download("esc50", tmp_path / "root")
+
+
+def test_two_processes_do_not_unpack_one_corpus(made, tmp_path, monkeypatch):
+    path = packed("esc50", made, tmp_path)
+    shelf(monkeypatch, "esc50", Archive(path.as_uri(), "a.zip"), clips=40)
+    with held(tmp_path / "root"), pytest.raises(DownloadError, match="another process"):
+        download("esc50", tmp_path / "root")
+    assert len(open_published("esc50", download("esc50", tmp_path / "root"))) == 40
 
 
 def test_an_archive_that_is_not_the_published_one_is_refused(made, tmp_path, monkeypatch):
