@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 PATIENCE_S = 300.0
 """How long a shared storage may be out of reach before the search gives up; it can be resumed."""
 _PAUSE_S = 1.0  # between two attempts; shorter than workers' heartbeats are apart
+_SECRET = ("user", "password", "passfile", "sslpassword", "sslkey")
 _MOST_TRIES = 10  # to open a database in which others are just making the tables
 
 
@@ -41,7 +42,8 @@ def open_storage(address: str) -> BaseStorage:
             return made
         except ImportError as error:
             raise SearchError(
-                f"{scheme}:// needs the package {error.name or error}; install melbandit[cluster]."
+                f"{scheme}:// needs {f'the package {error.name}' if error.name else 'a driver'}; "
+                "install melbandit[cluster]."
             ) from None
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
             problem: Exception = error
@@ -67,9 +69,15 @@ def sqlite_storage(database: str, **query: str) -> RDBStorage:
 
 
 def without_password(address: str) -> str:
-    """Return a storage's address without who comes to it, for messages."""
+    """Return a storage's address without who comes to it, for messages and records.
+
+    >>> without_password("postgresql://me:pa/ss@host/db?user=me&password=secret&sslmode=require")
+    'postgresql://host/db?sslmode=require'
+    """
     scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rsplit('@', 1)[-1]}"
+    place, _, query = rest.rpartition("@")[2].partition("?")
+    kept = [part for part in query.split("&") if part.partition("=")[0].lower() not in _SECRET]
+    return f"{scheme}://{place}" + (f"?{'&'.join(kept)}" if any(kept) else "")
 
 
 def _open_shared(scheme: str, rest: str) -> BaseStorage:

@@ -32,16 +32,27 @@ def write_model_page(
 
 def model_headline(results: dict[str, Any]) -> Section:
     """Return the headline: the test's accuracy with its interval, else validation's."""
+    title, interval, caveat = accuracy_words(results)
+    scores = results["test" if "test" in results else "validation"]
+    return report.headline(
+        title,
+        f"{interval}; macro-F1 {scores['macro_f1']['value']:.3f}; "
+        f"{len(results['labels'])} classes; {results['parameters']:,} parameters.{caveat}",
+    )
+
+
+def accuracy_words(results: dict[str, Any]) -> tuple[str, str, str]:
+    """Return how much of the test, else of the validation clips, a fitted model has right, the
+    interval, and what to say where leakage was allowed."""
     split = "test" if "test" in results else "validation"
     scores = results[split]
     accuracy = scores["accuracy"]
-    leaky = f" {_LEAKY}" if results.get("leakage") else ""
     several = _SEVERAL if "micro_f1" in scores else ""
-    return report.headline(
+    return (
         f"{percent(accuracy['value'])} of {scores['n']} {split} clips right{several}",
         f"95 % interval {percent(accuracy['low'])} to {percent(accuracy['high'])} over "
-        f"{scores['interval_over']}; macro-F1 {scores['macro_f1']['value']:.3f}; "
-        f"{len(results['labels'])} classes; {results['parameters']:,} parameters.{leaky}",
+        f"{scores['interval_over']}",
+        f" {_LEAKY}" if results.get("leakage") else "",
     )
 
 

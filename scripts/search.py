@@ -118,7 +118,7 @@ def search(command: Search, argv: Sequence[str]) -> int:
         )
     _check_nodes(command)
     check_dropout(command.training)
-    argv = [re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", part) for part in argv]  # no passwords
+    argv = [_without_password(part) for part in argv]
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, dropped = space_for(command.space, settings)
     for line in dropped:
@@ -154,6 +154,14 @@ def search(command: Search, argv: Sequence[str]) -> int:
         results, n_failed = _search(command, folder, settings, space, manifest)
         _print(results)
     return PARTLY if n_failed else DONE
+
+
+def _without_password(argument: str) -> str:
+    """Return an argument as the record may hold it: of an address, not who comes to it."""
+    from rl.storage import without_password
+
+    match = re.fullmatch(r"((?:--[\w-]+=)?)(\w[\w+.-]*://.*)", argument)
+    return argument if match is None else match[1] + without_password(match[2])
 
 
 def _check(command: Search, space: SearchSpace) -> None:

@@ -59,6 +59,11 @@ def space_for(name: str, settings: Settings) -> tuple[SearchSpace, list[str]]:
             raise SettingsError(
                 f"space {name}: {knob.name} cannot be a knob; set it by its option."
             )
+        if knob.name == "clip_s" and settings.spectrogram.clip_s is None:
+            raise SettingsError(
+                f"space {name}: clip_s as a knob needs a value to start from; give --clip-s "
+                f"({', '.join(map(str, knob.values))})."
+            )
         mine = settings.value_of(knob.name)
         if mine not in knob.values:
             values = (*knob.values, mine)

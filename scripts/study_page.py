@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audio import belief_report, report, search_report
-from audio.markup import percent
 from audio.page import Section, write_report
-from scripts.pages import closing_sections, model_sections
+from scripts.pages import accuracy_words, closing_sections, model_sections
 from scripts.study_rows import (
     belief_rows,
     cost_rows,
@@ -44,16 +43,19 @@ def write_search_page(
     path: None is report.html in the folder. insight: into its study; None looks for it.
     """
     model, found = results["model"], results["recommendation"]
-    accuracy = model["test" if "test" in model else "validation"]
-    scored = accuracy["accuracy"]
+    title, interval, caveat = accuracy_words(model)
+    when = (
+        "Scored once, at the end."
+        if "test" in model
+        else "By these clips the setting was chosen, so the figure is too good; keep a test split."
+    )
     default, best = results["default"]["values"], results["best"]["values"]
     insight = insight or insight_of(folder, results, record)
     sections = [
         report.headline(
-            f"{percent(scored['value'])} of {accuracy['n']} held-out clips right",
+            title,
             f"with the setting that {results['settings']['agent']} recommends after "
-            f"{len(results['trials'])} trials; 95 % interval {percent(scored['low'])} to "
-            f"{percent(scored['high'])} over {accuracy['interval_over']}. Scored once, at the end.",
+            f"{len(results['trials'])} trials; {interval}. {when}{caveat}",
         ),
         search_report.recommendation(found["words"], found["changes"], found["command"]),
         *_evidence(results),

@@ -20,6 +20,7 @@ from audio.backbones import preset_for
 from audio.images import read_picture
 from data.synthetic import SyntheticSettings, write_corpus
 from scripts import cli
+from scripts.pages import accuracy_words
 
 FAST = ["--n-mels", "24", "--hop-length", "320", "--epochs", "2", "--threads", "1"]
 
@@ -499,6 +500,68 @@ def test_show_space_prints_the_knobs_and_the_size(
     printed = capsys.readouterr().out
     assert "normalisation" in printed
     assert not (tmp_path / "s").exists()
+
+
+def test_a_length_of_clip_is_searched_from_one_that_is_given(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('[[knob]]\nname = "clip_s"\nvalues = [0.2, 0.4]\n')
+    command = ["search", str(corpus), "--out", str(tmp_path / "s"), "--space", str(space)]
+    assert cli.main([*command, "--show-space"]) == 1
+    assert "give --clip-s (0.2, 0.4)" in capsys.readouterr().err
+    assert cli.main([*command, "--show-space", "--clip-s", "0.4"]) == 0
+
+
+def test_a_search_s_page_says_which_clips_its_figure_is_of(corpus: Path, tmp_path: Path) -> None:
+    command = ["search", str(corpus), "--out", str(tmp_path / "s"), "--space", "quick"]
+    command += ["--trials", "1", "--workers", "1", "--finalists", "1", "--replicates", "1"]
+    command += ["--hop-length", "320", "--epochs", "1", "--size", "nano", "--test-percent", "0"]
+    assert cli.main(command) == 0
+    page = (tmp_path / "s" / "report.html").read_text()
+    results = json.loads((tmp_path / "s" / "results.json").read_text())["model"]
+    assert f"of {results['validation']['n']} validation clips right" in page
+    assert "By these clips the setting was chosen" in page
+    assert "Scored once" not in page
+
+
+def test_what_makes_a_figure_too_good_or_another_is_said_beside_it() -> None:
+    scores = {
+        "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6},
+        "n": 20,
+        "interval_over": "clips",
+    }
+    told = [words.replace("\xa0", " ") for words in accuracy_words({"test": scores})]
+    assert told == [
+        "50.0 % of 20 test clips right",
+        "95 % interval 40.0 % to 60.0 % over clips",
+        "",
+    ]
+    title, _, caveat = accuracy_words(
+        {"validation": scores | {"micro_f1": {}}, "leakage": {"n": 1}}
+    )
+    assert title.endswith("of 20 validation clips right, with all their labels")
+    assert "Leakage was allowed" in caveat
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:pa/sesame@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=me&password=sesame",
+        "postgresql://me:sesame@127.0.0.1:1/db?sslmode=disable",
+    ],
+)
+def test_no_record_holds_a_password(
+    address: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (["--storage", address], [f"--storage={address}"]):
+        out = tmp_path / str(len(given))
+        command = ["search", str(corpus), "--out", str(out), "--study", "x", *given]
+        assert cli.main(command) == 1
+        record = (out / "settings.json").read_text()
+        assert "127.0.0.1:1/db" in record
+        assert "sesame" not in record + capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
