@@ -19,13 +19,13 @@ install: .venv/installed
 
 # 20 ms frames and few epochs, to be done in minutes on two cores.
 demo: install
-	@$(BIN)/melbandit synthesise $(DEMO)/clips --clips-per-class 60
-	@$(BIN)/melbandit convert $(DEMO)/clips --out $(DEMO)/images
-	@$(BIN)/melbandit finetune $(DEMO)/clips --out $(DEMO)/model --hop-length 320 --epochs 20
-	@$(BIN)/melbandit search $(DEMO)/clips --out $(DEMO)/study --hop-length 320 --epochs 8 \
+	@$(BIN)/melbandit synthesise "$(DEMO)/clips" --clips-per-class 60
+	@$(BIN)/melbandit convert "$(DEMO)/clips" --out "$(DEMO)/images"
+	@$(BIN)/melbandit finetune "$(DEMO)/clips" --out "$(DEMO)/model" --hop-length 320 --epochs 20
+	@$(BIN)/melbandit search "$(DEMO)/clips" --out "$(DEMO)/study" --hop-length 320 --epochs 8 \
 	  --space quick --minutes 2 --finalists 2 --replicates 2
-	@$(BIN)/melbandit predict $(DEMO)/study/model $(DEMO)/clips/siren --format csv \
-	  --out $(DEMO)/predictions.csv
+	@$(BIN)/melbandit predict "$(DEMO)/study/model" "$(DEMO)/clips/siren" --format csv \
+	  --out "$(DEMO)/predictions.csv" --overwrite
 	@echo "Look at: $(CURDIR)/$(DEMO)/study/report.html"
 
 test: install
@@ -52,7 +52,7 @@ check: install
 bench: install
 	$(BIN)/python -m benchmarks
 
-lock:
+lock: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements.lock
