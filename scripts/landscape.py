@@ -226,7 +226,8 @@ def _measure(
                 seconds[rows, columns] = float(file["seconds"])
             draw(sum(map(len, plan[: k + 1])), n_trainings)
     about = {
-        **{f"n_{split}": len(manifest.in_split(split)) for split in ("train", *scores)},
+        # of the clips that were scored: one that cannot be decoded is in the manifest all the same
+        **{f"n_{split}": len(examples[split].targets) for split in ("train", *scores)},
         "n_labels": len(clips.labels),
         "settings": settings.to_json(),
         "command": ["melbandit", "landscape", *sys.argv[2:]],

@@ -205,3 +205,48 @@ def test_the_command_measures_every_setting_and_goes_on_where_it_was_stopped(
     cut = Landscape.load(tmp_path / "cut" / "landscape.npz")
     np.testing.assert_array_equal(cut.validation, whole.validation)
     np.testing.assert_array_equal(cut.test, whole.test)
+
+
+ONE_KNOB = """
+[[knob]]
+name = "time_mask_percent"
+values = [0.0, 30.0]
+"""
+
+
+def small_landscape(tmp_path: Path, *more: str) -> list[str]:
+    """Return a command that measures two settings, one epoch each, in tmp_path/out; its clips are
+    in tmp_path/clips."""
+    made = SyntheticSettings(clips_per_class=6, sessions=3, clip_s=0.5)
+    write_corpus(tmp_path / "clips", made)
+    (tmp_path / "one.toml").write_text(ONE_KNOB)
+    arguments = [str(tmp_path / "clips"), "--space", str(tmp_path / "one.toml"), "--seeds", "2"]
+    arguments += ["--epochs", "1", "--hop-length", "320", "--n-mels", "16", "--threads", "1"]
+    arguments += ["--time-mask-percent", "0", "--out", str(tmp_path / "out")]
+    return [*arguments, *more]
+
+
+def test_scores_are_counted_over_the_clips_that_were_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = small_landscape(tmp_path)
+    rows = (tmp_path / "clips" / "manifest.csv").read_text().splitlines()
+    for row in rows[1:4]:  # one session is one side, so all three are of it
+        (tmp_path / "clips" / row.split(",")[0]).write_bytes(b"no sound")
+    import audio.stack_training as stacks
+
+    real, scored = stacks.fine_tune_many, {}
+
+    def counting(train, examples, *given, **named):
+        scored.update({f"n_{name}": len(part.targets) for name, part in examples.items()})
+        scored["n_train"] = len(train.targets)
+        return real(train, examples, *given, **named)
+
+    monkeypatch.setattr(stacks, "fine_tune_many", counting)
+    assert script.main(arguments) == 3
+    made = Landscape.load(tmp_path / "out" / "landscape.npz")
+    assert {name: made.about[name] for name in scored} == scored
+    assert sum(scored.values()) == len(rows) - 1 - 3
+    for split in ("validation", "test"):  # whole numbers of the clips that were scored
+        right = getattr(made, split) * scored[f"n_{split}"]
+        np.testing.assert_allclose(right, right.round(), atol=1e-3)
