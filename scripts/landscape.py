@@ -20,7 +20,7 @@ from audio.settings import (
 )
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
-from scripts.command import DONE, PARTLY, parse, print_result, progress, run, say
+from scripts.command import DONE, PARTLY, check_least, parse, print_result, progress, run, say
 from scripts.corpus_in import read_corpus
 from scripts.finetune import with_base
 from scripts.run_folder import RunFolder, open_run
@@ -83,8 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def landscape(command: Landscape, argv: Sequence[str]) -> int:
     """Measure, write the table; returns an exit code."""
+    for value, least, flag in (
+        (command.seeds, 1, "--seeds"),
+        (command.stack, 0, "--stack"),
+        (command.train_clips, 1, "--train-clips"),
+        (command.validation_clips, 1, "--validation-clips"),
+        (command.test_clips, 1, "--test-clips"),
+    ):
+        check_least(flag, value, least)
     settings = Settings(command.spectrogram, command.augmentation, command.training)
     space, _ = space_for(command.space, settings)
+    if "epochs" in space:
+        raise SettingsError(
+            f"space {command.space}: epochs cannot be a knob of a landscape, which keeps the score "
+            "after every epoch; leave it out and set --epochs."
+        )
     manifest = assign_splits(read_corpus(command.clips, command.corpus), command.split)
     wanted = {
         "train": command.train_clips,
@@ -203,7 +216,7 @@ def _measure(
     say(f"{space.size()} settings x {command.seeds} seeds in {len(plan)} stacks on {device}")
     with progress("train", "trainings") as draw:
         for k, part in enumerate(plan):
-            path = folder.work / f"stack_{k:04d}_of_{len(plan):04d}.npz"
+            path = folder.work / f"stack_{k:04d}_of_{len(plan):04d}_by_{size}.npz"
             if not path.exists():
                 fits = fine_tune_many(
                     train, scored, [one for *_, one in part], clips.labels,  # type: ignore[arg-type]

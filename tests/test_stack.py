@@ -250,3 +250,47 @@ def test_scores_are_counted_over_the_clips_that_were_scored(
     for split in ("validation", "test"):  # whole numbers of the clips that were scored
         right = getattr(made, split) * scored[f"n_{split}"]
         np.testing.assert_allclose(right, right.round(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0"], "--seeds 0 is below its least value 1; raise it"),
+        (["--stack", "-1"], "--stack -1 is below its least value 0"),
+        (["--train-clips", "0"], "--train-clips 0 is below"),
+        (["--validation-clips", "-2"], "--validation-clips -2 is below"),
+        (["--test-clips", "0"], "--test-clips 0 is below"),
+        (["--space", "epochs.toml"], "epochs cannot be a knob of a landscape"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_clip_is_decoded(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    command = small_landscape(tmp_path, *arguments)
+    Path("epochs.toml").write_text('[[knob]]\nname = "epochs"\nvalues = [1, 2]\n')
+    assert script.main(command) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_landscape_goes_on_with_another_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import audio.stack_training as stacks
+
+    real, calls = stacks.fine_tune_many, []
+
+    def stopping(*given, **named):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*given, **named)
+
+    arguments = small_landscape(tmp_path, "--seeds", "3")  # six trainings
+    monkeypatch.setattr(stacks, "fine_tune_many", stopping)
+    assert script.main([*arguments, "--stack", "4"]) == 130
+    monkeypatch.setattr(stacks, "fine_tune_many", real)
+    assert script.main([*arguments, "--stack", "5"]) == 0  # two stacks as well, of other sizes
+    assert Landscape.load(tmp_path / "out" / "landscape.npz").validation.shape == (2, 3, 1)
