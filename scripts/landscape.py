@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.clips import Manifest
+from audio.markup import finite
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -92,7 +93,9 @@ def landscape(command: Landscape, argv: Sequence[str]) -> int:
     ):
         check_least(flag, value, least)
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    space, _ = space_for(command.space, settings)
+    space, dropped = space_for(command.space, settings)
+    for line in dropped:
+        say(f"note: {line}")
     if "epochs" in space:
         raise SettingsError(
             f"space {command.space}: epochs cannot be a knob of a landscape, which keeps the score "
@@ -119,7 +122,7 @@ def landscape(command: Landscape, argv: Sequence[str]) -> int:
             say(f"{command.out}: already done; --overwrite starts over.")
             print_result(folder.results())
             return DONE
-        results, n_failed = _measure(command, folder, settings, space, manifest)
+        results, n_failed = _measure(command, folder, settings, space, manifest, argv)
         print_result(results)
     return PARTLY if n_failed else DONE
 
@@ -177,7 +180,7 @@ def _with_seed(setting: Setting, base: Settings, seed: int) -> dict[str, Any]:
 
 def _measure(
     command: Landscape, folder: RunFolder, settings: Settings, space: SearchSpace,
-    manifest: Manifest,
+    manifest: Manifest, argv: Sequence[str],
 ) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Train stack by stack, each kept in a file of its own; then write the table."""
     import os
@@ -202,6 +205,9 @@ def _measure(
         workers=os.cpu_count() or 1,
         allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
+    folder.write_failures(clips.failures)
     examples = clips.examples
     train = examples["train"]
     assert isinstance(train, SoundExamples)
@@ -243,7 +249,7 @@ def _measure(
         **{f"n_{split}": len(examples[split].targets) for split in ("train", *scores)},
         "n_labels": len(clips.labels),
         "settings": settings.to_json(),
-        "command": ["melbandit", "landscape", *sys.argv[2:]],
+        "command": ["melbandit", "landscape", *argv],
         "device": device.type,
     }
     name = command.name or command.out.name
@@ -262,7 +268,7 @@ def _measure(
         "mean": round(float(means.mean()), 4),
         "worst": round(float(means.min()), 4),
         "validation_test_correlation": correlation,
-        "explained": {key: round(value, 3) for key, value in additivity(landscape).items()},
+        "explained": {key: finite(round(value, 3)) for key, value in additivity(landscape).items()},
         "out": str(folder.path / "landscape.npz"),
     }
     folder.finish(results)

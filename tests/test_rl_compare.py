@@ -146,6 +146,7 @@ def test_additivity_sees_main_effects_and_pairs():
     paired = additivity(made_up(1, pair=3.0, noise=0.0, space=space))
     assert paired["main"] < 0.9 < paired["main and pairs"]
     assert additivity(flat())["ceiling"] == 0
+    assert np.isnan(additivity(made_up(n_seeds=1))["ceiling"])  # of one seed no noise is known
     noisy = additivity(made_up(noise=0.2))
     assert noisy["ceiling"] < 0.7
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,9 @@ def test_scores_are_counted_over_the_clips_that_were_scored(
     monkeypatch.setattr(stacks, "fine_tune_many", counting)
     assert script.main(arguments) == 3
     made = Landscape.load(tmp_path / "out" / "landscape.npz")
+    assert made.about["command"] == ["melbandit", "landscape", *arguments]
+    failures = (tmp_path / "out" / "failures.csv").read_text().splitlines()
+    assert len(failures) == 1 + 3
     assert {name: made.about[name] for name in scored} == scored
     assert sum(scored.values()) == len(rows) - 1 - 3
     for split in ("validation", "test"):  # whole numbers of the clips that were scored
@@ -294,3 +298,33 @@ def test_a_landscape_goes_on_with_another_stack(
     monkeypatch.setattr(stacks, "fine_tune_many", real)
     assert script.main([*arguments, "--stack", "5"]) == 0  # two stacks as well, of other sizes
     assert Landscape.load(tmp_path / "out" / "landscape.npz").validation.shape == (2, 3, 1)
+
+
+def test_a_landscape_records_leakage_that_was_allowed(tmp_path: Path) -> None:
+    arguments = small_landscape(tmp_path)
+    clips = tmp_path / "clips"
+    rows = [row.split(",") for row in (clips / "manifest.csv").read_text().splitlines()[1:]]
+    first = next(row for row in rows if "session00" in row[0])
+    other = next(row for row in rows if row[1] == first[1] and "session00" not in row[0])
+    (clips / other[0]).write_bytes((clips / first[0]).read_bytes())
+    assert script.main(arguments) == 1
+    assert script.main([*arguments, "--allow-leakage"]) == 0
+    record = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert record["allow_leakage"] is True
+    assert record["leakage"]["same_content_on_two_sides"] == 1
+
+
+def test_a_landscape_says_what_it_drops_and_its_last_line_is_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rl.landscape as tables
+
+    monkeypatch.setattr(tables, "additivity", lambda _: {"main": 0.5, "ceiling": math.nan})
+    knob = '[[knob]]\nname = "n_mels"\nvalues = [16, 200]\n'  # 200 bands have too few bins
+    arguments = small_landscape(tmp_path, "--seeds", "1")
+    (tmp_path / "one.toml").write_text(ONE_KNOB + knob)
+    assert script.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "note: not searched: n_mels=200" in told.err
+    result = json.loads(told.out.splitlines()[-1], parse_constant=pytest.fail)
+    assert result["explained"] == {"main": 0.5, "ceiling": None}
