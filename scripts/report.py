@@ -50,16 +50,19 @@ def report(command: Report) -> int:
     where = Path(command.run)
     if "://" in command.run:
         return _report_study(command, command.run, Path("report.html"))
-    if where.name == "study.db" and (where.parent / "settings.json").exists():
+    is_search = command.study in (None, "trials")
+    if is_search and where.name == "study.db" and (where.parent / "settings.json").exists():
         where = where.parent  # a search's own file: its folder says more
     if not where.is_dir():
         return _report_study(command, command.run, where.with_name("report.html"))
     if not (where / "settings.json").exists() and (where / "study.db").exists():
         return _report_study(command, str(where / "study.db"), where / "report.html")
     record = read_json(where / "settings.json")
-    if record.get("command") not in ("finetune", "search"):
-        raise UserError(f"{where}: a run of {record.get('command')} has no page to redo.")
-    if command.study not in (None, "trials"):
+    if "command" not in record:
+        raise UserError(f"{where}: holds no run; give the folder that finetune or search wrote.")
+    if record["command"] not in ("finetune", "search"):
+        raise UserError(f"{where}: a run of {record['command']} has no page to redo.")
+    if not is_search:
         raise UserError(f"{where}: the study of a search is called trials, not {command.study}; "
                         f"give {where / 'study.db'} to look at another.")  # fmt: skip
     if record["command"] == "finetune":
