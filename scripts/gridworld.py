@@ -53,7 +53,7 @@ class Grid:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run(lambda: gridworld(parse(Grid, "gridworld", arguments)))
+    return run(lambda: gridworld(parse(Grid, "gridworld", arguments)), stopped="stopped.")
 
 
 def gridworld(command: Grid) -> int:

@@ -43,7 +43,7 @@ class Play:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run(lambda: play(parse(Play, "play", arguments)))
+    return run(lambda: play(parse(Play, "play", arguments)), stopped="stopped.")
 
 
 def play(command: Play) -> int:

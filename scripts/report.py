@@ -42,7 +42,7 @@ class Report:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parse(Report, "report", argv)
-    return run(lambda: report(command))
+    return run(lambda: report(command), stopped="stopped.")
 
 
 def report(command: Report) -> int:
