@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rl.insight import Insight
 
 MARK = b"Written by melbandit."
+MOST_SCORE = 1e150
+"""Largest score, either way, whose square summed over trials is still a number."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def _report_study(command: Report, where: str, page: Path) -> int:
     with quiet():
         study, finals = open_study(where, command.study)
         insight = Insight(read_study(study, finals))
+    _check_scores(insight, study.study_name)
     beliefs = _own_beliefs(study, insight)
     title = "A search so far" if insight.study.agent else "An Optuna study"
     write_study_page(path, insight, title=title, beliefs=beliefs)
@@ -136,6 +139,21 @@ def _report_study(command: Report, where: str, page: Path) -> int:
         }
     )
     return DONE
+
+
+def _check_scores(insight: Insight, name: str) -> None:
+    """Refuse scores whose squares are no numbers: nothing could be said of the study.
+
+    Raises:
+        UserError: one is too large; names the trial.
+    """
+    for trial in insight.scored:
+        if abs(trial.foretold or 0.0) > MOST_SCORE:
+            raise UserError(
+                f"study {name}: trial {trial.number} scored {trial.foretold:g}, and a report works "
+                f"with scores up to {MOST_SCORE:g}; scale them, take their logarithm, or let such "
+                "trials fail."
+            )
 
 
 def _own_beliefs(study: Study, insight: Insight) -> dict[str, Any] | None:

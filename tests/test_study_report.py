@@ -280,6 +280,19 @@ def test_another_study_in_a_search_s_file_is_reported_on_as_the_advice_says(
     assert "study finals:" in printed(capsys)[0]
 
 
+def test_scores_too_large_to_square_are_refused_by_their_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "large.db"
+    made = optuna.create_study(study_name="large", storage=f"sqlite:///{path}")
+    scores = iter((1.0, 2.0, -3.0, -1e300, 5.0))
+    made.optimize(lambda trial: next(scores) + trial.suggest_int("a", 0, 3), n_trials=5)
+    assert cli.main(["report", str(path)]) == 1
+    told = capsys.readouterr()
+    assert "study large: trial 3 scored -1e+300, and a report works with" in told.err
+    assert not told.out
+
+
 def test_bad_uses_are_refused_with_the_reason(
     foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
