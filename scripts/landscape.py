@@ -209,6 +209,8 @@ def _measure(
         folder.amend({"allow_leakage": True, "leakage": clips.leakage})
     folder.write_failures(clips.failures)
     examples = clips.examples
+    if not len(examples["test"].targets):
+        raise SettingsError("no test clip can be used; mend them, or name other test groups.")
     train = examples["train"]
     assert isinstance(train, SoundExamples)
     clip_s = resolve(settings, train).spectrogram.clip_s

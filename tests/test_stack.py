@@ -328,3 +328,14 @@ def test_a_landscape_says_what_it_drops_and_its_last_line_is_json(
     assert "note: not searched: n_mels=200" in told.err
     result = json.loads(told.out.splitlines()[-1], parse_constant=pytest.fail)
     assert result["explained"] == {"main": 0.5, "ceiling": None}
+
+
+def test_a_landscape_without_a_usable_test_clip_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = small_landscape(tmp_path, "--test-groups", "session02")
+    for path in (tmp_path / "clips").rglob("session02_*.wav"):
+        path.write_bytes(b"no sound")
+    assert script.main(arguments) == 1
+    assert "no test clip can be used" in capsys.readouterr().err
+    assert (tmp_path / "out" / "failures.csv").exists()
