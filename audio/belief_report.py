@@ -21,7 +21,7 @@ from audio.pieces import (
     legend_of,
     table_of,
 )
-from audio.plots import Cell, IntervalRow, empty, heat_map, interval_chart
+from audio.plots import Cell, IntervalRow, around, empty, heat_map, interval_chart
 from audio.search_plots import share_chart
 
 
@@ -55,11 +55,11 @@ def beliefs(
             is_default = "default" in knob and v["value"] == knob["default"]
             is_best = "recommended" in knob and v["value"] == knob["recommended"]
             kind = "both" if is_default and is_best else "default" if is_default else "recommended"
-            name = choice(v["value"])
+            name, mean = choice(v["value"]), finite(v.get("mean"))
             about = f"{knob['name']}={name}: {number(v.get('mean'), 4)} ± {number(v.get('sd'), 4)}"
             rows.append(
                 IntervalRow(
-                    name, finite(v.get("mean")), finite(v.get("sd")),
+                    name, mean, *around(mean, finite(v.get("sd"))),
                     kind if is_default or is_best else "other",
                     f"{number(v.get('mean'))} · {number(v.get('n'))}×",
                     f"{about} after {number(v.get('n'))} trials",

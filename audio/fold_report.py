@@ -25,6 +25,7 @@ def folds_table(
             f"fold {fold['fold']}",
             finite(fold["accuracy"]),
             None,
+            None,
             "other",
             percent(fold["accuracy"]),
             f"fold {fold['fold']}: {percent(fold['accuracy'])} of {fold['n']} clips right",
@@ -36,7 +37,14 @@ def folds_table(
     written = f"{percent(mean)} ± {percent(deviation)}"
     rows.append(
         IntervalRow(
-            "mean", mean, deviation, "recommended", written, f"mean over folds: {written}", []
+            "mean",
+            mean,
+            mean - deviation,
+            mean + deviation,
+            "recommended",
+            written,
+            f"mean over folds: {written}",
+            [],
         )
     )
     ends = [fold["accuracy"] for fold in folds] + [mean - deviation, mean + deviation]

@@ -90,15 +90,26 @@ def line_chart(
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """One row of an interval chart: a name, a dot with its interval, single points, a note."""
+    """One row of an interval chart: a name, a dot with its interval (low to high), single points,
+    a note."""
 
     name: str
     mean: float | None
-    half_width: float | None
+    low: float | None
+    high: float | None
     kind: str = "other"
     note: str = ""
     title: str = ""
     points: Sequence[float] = ()
+
+
+def around(mean: float | None, half: float | None) -> tuple[float | None, float | None]:
+    """Return the ends of `mean ± half`; None where one of the two is not known.
+
+    >>> around(2.0, 0.5), around(2.0, None)
+    ((1.5, 2.5), (None, None))
+    """
+    return (None, None) if mean is None or half is None else (mean - half, mean + half)
 
 
 def interval_chart(
@@ -134,11 +145,8 @@ def interval_chart(
         pieces.append(label(x.start - 10, at + 4, shorten(row.name, name_columns), f"{strong} end"))
         pieces += [el("circle", cx=x(p), cy=at, r=3.2, class_="seed") for p in row.points]
         if row.mean is not None:
-            if row.half_width is not None:
-                low, high = (
-                    min(max(v, span[0]), span[1])
-                    for v in (row.mean - row.half_width, row.mean + row.half_width)
-                )
+            if row.low is not None and row.high is not None:
+                low, high = (min(max(v, span[0]), span[1]) for v in (row.low, row.high))
                 pieces.append(line(x(low), at, x(high), at, f"bar {row.kind}"))
             pieces.append(el("circle", cx=x(row.mean), cy=at, r=4.8, class_=f"dot {row.kind}"))
         pieces.append(label(width, at + 4, row.note, "soft end"))

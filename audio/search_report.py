@@ -19,7 +19,7 @@ from audio.pieces import (
     legend_of,
     table_of,
 )
-from audio.plots import IntervalRow, empty, interval_chart
+from audio.plots import IntervalRow, around, empty, interval_chart
 from audio.search_plots import best_so_far, curves_chart, trial_chart
 
 
@@ -130,10 +130,10 @@ def evidence(
     mean, low, high = (finite(difference.get(k)) for k in ("mean", "low", "high"))
     ends = [0.0, *gaps, *(v for v in (mean, low, high) if v is not None)]
     room = 0.06 * (max(ends) - min(ends)) or 0.01
-    half = None if low is None or high is None else (high - low) / 2
-    note = f"{_signed(mean)} ({_signed(low)} to {_signed(high)})" if half else _signed(mean)
+    known = low is not None and high is not None and low < high
+    note = f"{_signed(mean)} ({_signed(low)} to {_signed(high)})" if known else _signed(mean)
     chart = interval_chart(
-        [IntervalRow("difference", mean, half, "recommended", note, f"mean {note}", gaps)],
+        [IntervalRow("difference", mean, low, high, "recommended", note, f"mean {note}", gaps)],
         (min(ends) - room, max(ends) + room), zero=True, width=800, name_columns=20,
         x_label="mean, 95 % interval", alt=f"Recommended minus default: {note}.",
     )  # fmt: skip
@@ -172,10 +172,9 @@ def costs(
         rows = []
         for v in knob["values"]:
             mean, low, high = (finite(v[k]) for k in ("mean", "low", "high"))
-            half = None if mean is None or low is None or high is None else (high - low) / 2
             note = f"{number(mean, 2)}× · {duration(v['seconds'])}"
             about = f"{knob['name']}={choice(v['value'])}: {note}, {number(v['n'])} trials"
-            rows.append(IntervalRow(choice(v["value"]), mean, half, "other", note, about))
+            rows.append(IntervalRow(choice(v["value"]), mean, low, high, "other", note, about))
         alt = f"Time by {knob['name']}: " + ", ".join(f"{r.name} {r.note}" for r in rows)
         chart = interval_chart(rows, span, alt=alt, x_label="factor · mean time")
         head = el("h3", el("code", text(knob["name"])))
@@ -206,12 +205,14 @@ def finalists_table(finalists: Sequence[Row], *, title: str = "The final round")
     for f, mean in zip(finalists, means, strict=True):
         error = finite(f.get("standard_error"))
         scores = [s for s in map(finite, f.get("scores") or []) if s is not None]
-        ends += scores + ([] if mean is None else [mean - (error or 0.0), mean + (error or 0.0)])
+        low, high = around(mean, error)
+        ends += scores + [v for v in (mean, low, high) if v is not None]
         is_default = f.get("name") == "default"
         kind = "default" if is_default else "recommended" if mean == best else "other"
         written = f"{number(mean)} ± {number(error)}"
         about = f"{f.get('name')}: {written}; seeds {', '.join(number(s, 4) for s in scores)}"
-        rows.append(IntervalRow(plain(f.get("name")), mean, error, kind, written, about, scores))
+        name = plain(f.get("name"))
+        rows.append(IntervalRow(name, mean, low, high, kind, written, about, scores))
         gain = None if mean is None or base is None or is_default else mean - base
         body.append([
             text(plain(f.get("name"))), chips(f.get("values") or {}, default.get("values") or {}),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from audio.clips import Clip, Manifest, ManifestError
+from audio.settings import SettingsError
 
 _VALIDATION_PERCENT = 20.0
 
@@ -34,6 +35,12 @@ class SplitSettings:
     allow_leakage: bool = False
     """Go on where a group, or the same sound twice, is on two sides of a split. The model's record
     says so."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.split_seed < 2**32:  # what numpy takes
+            raise SettingsError(
+                f"split_seed={self.split_seed} must be 0 to {2**32 - 1}; give another."
+            )
 
 
 def assign_splits(manifest: Manifest, settings: SplitSettings) -> Manifest:

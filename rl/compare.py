@@ -83,6 +83,11 @@ class Queries:
         self.order = rng.permuted(np.tile(np.arange(landscape.n_seeds), (n, 1)), axis=1)
         self.n_shown = np.zeros(n, dtype=int)
         means = landscape.mean()
+        if not np.ptp(means):
+            raise ComparisonError(
+                f"{landscape.name}: every setting scores {means[0]:g}, so none is better to find; "
+                "measure a space, or clips, whose settings differ."
+            )
         self.best, self.average = float(means.max()), float(means.mean())
 
     def curve(self, row: int) -> Floats:
@@ -258,7 +263,7 @@ def contest(
         on_run: told (done, of) after each batch of runs.
 
     Raises:
-        ComparisonError: an unknown tuner, or a landscape of one seed.
+        ComparisonError: an unknown tuner, a landscape of one seed, or one on which all score alike.
     """
     check_tuners(names)
     Queries(landscape, 0)

@@ -7,6 +7,7 @@ how many validation and test clips each network had right after each epoch.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -179,13 +180,14 @@ def additivity(
 
     `R^2` of ridge regressions on one-hot values, and on these with all pairs, cross-validated over
     settings; beside them the share of the variance that is not the noise of the mean over seeds,
-    which no model can pass: `1 - var(seeds) / n_seeds / var(means)`.
+    which no model can pass: `1 - var(seeds) / n_seeds / var(means)`, NaN of a single seed.
     """
     scores = getattr(landscape, split)[:, :, -1].astype(float)
     y = scores.mean(1)
     if y.std() < 1e-9:  # all alike: there is nothing to explain
         return {"main": 0.0, "main and pairs": 0.0, "ceiling": 0.0}
-    noise = float(scores.var(1, ddof=1).mean()) / landscape.n_seeds
+    n_seeds = landscape.n_seeds
+    noise = float(scores.var(1, ddof=1).mean()) / n_seeds if n_seeds > 1 else math.nan
     fold = np.random.default_rng(seed).permutation(len(y)) % n_folds
     n_values = [len(knob.values) for knob in landscape.space.knobs]
     made = {"main": _one_hot(landscape.codes, n_values)}

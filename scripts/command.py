@@ -52,8 +52,23 @@ def parse(
     return settled
 
 
-def run(work: Callable[[], int]) -> int:
-    """Return the work's exit code; a user's mistake is one line on stderr and code 1."""
+def check_least(flag: str, value: float | None, least: float) -> None:
+    """Hold an option's value, None where it was not given, to be at least `least`.
+
+    Raises:
+        UserError: it is below.
+    """
+    if value is not None and value < least:
+        raise UserError(f"{flag} {value} is below its least value {least}; raise it.")
+
+
+def run(
+    work: Callable[[], int], *, stopped: str = "stopped; the same command goes on from here."
+) -> int:
+    """Return the work's exit code; a user's mistake is one line on stderr and code 1.
+
+    stopped: what to say at Ctrl-C.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -67,7 +82,7 @@ def run(work: Callable[[], int]) -> int:
     except FloatingPointError as error:
         return _say_failed(str(error))
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from here.")
+        say(stopped)
         return 130
     except Exception as error:
         if type(error).__module__.split(".")[0] == "rl":  # made for users; a bug's are Python's

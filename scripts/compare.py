@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from audio.files import write_atomically
-from scripts.command import DONE, parse, print_result, progress, run
+from audio.settings import UserError
+from scripts.command import DONE, check_least, parse, print_result, progress, run, say
 from scripts.tables import aligned
 
 if TYPE_CHECKING:
@@ -43,21 +44,24 @@ class Compare:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run(lambda: compare(parse(Compare, "compare", arguments)))
+    return run(lambda: compare(parse(Compare, "compare", arguments)), stopped="stopped.")
 
 
 def compare(command: Compare) -> int:
     """Print a table for each landscape; returns an exit code."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before numpy: each run has a core to itself
-    from rl.compare import OURS, RIVALS, ComparisonError, check_tuners, contest, summary
+    from rl.compare import OURS, RIVALS, check_tuners, contest, summary
     from rl.landscape import additivity
 
-    names = list(command.tuners or (*OURS, *RIVALS))
+    check_least("--runs", command.runs, 1)
+    check_least("--trials", command.trials, 1)
+    check_least("--workers", command.workers, 0)
+    names = list(dict.fromkeys(command.tuners or (*OURS, *RIVALS)))
     check_tuners([*names, command.against])
-    for value, flag in ((command.runs, "--runs"), (command.trials, "--trials")):
-        if value < 1:
-            raise ComparisonError(f"{flag} {value} is below its least value 1; raise it.")
+    if command.against not in names:
+        say(f"note: {command.against} is played too: --against takes the ratios to it.")
+        names.append(command.against)
     results: dict[str, Any] = {}
     for landscape in _landscapes(command.landscapes):
         with progress(landscape.name, "runs") as draw:
@@ -90,12 +94,24 @@ def compare(command: Compare) -> int:
 
 
 def _landscapes(names: Sequence[str]) -> list[Landscape]:
+    """Return the landscapes, shipped or of files.
+
+    Raises:
+        LandscapeError: one cannot be read.
+        UserError: two have one name, by which results and charts are kept.
+    """
     from rl.landscape import Landscape, shipped, shipped_names
 
-    return [
-        Landscape.load(Path(name)) if name.endswith(".npz") else shipped(name)
-        for name in names or shipped_names()
-    ]
+    read: dict[str, tuple[str, Landscape]] = {}
+    for given in names or shipped_names():
+        landscape = Landscape.load(Path(given)) if given.endswith(".npz") else shipped(given)
+        if landscape.name in read:
+            raise UserError(
+                f"{given}: is called {landscape.name}, as {read[landscape.name][0]} is; compare "
+                "them by two commands, or measure one with another --name."
+            )
+        read[landscape.name] = given, landscape
+    return [landscape for _, landscape in read.values()]
 
 
 def contest_text(landscape: Landscape, made: dict[str, Any]) -> str:

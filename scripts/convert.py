@@ -23,7 +23,17 @@ from audio.settings import (
 )
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
-from scripts.command import DONE, FAILED, PARTLY, parse, print_result, progress, run, say
+from scripts.command import (
+    DONE,
+    FAILED,
+    PARTLY,
+    check_least,
+    parse,
+    print_result,
+    progress,
+    run,
+    say,
+)
 from scripts.command import say_failures as say_failed_clips
 from scripts.corpus_in import read_corpus
 from scripts.run_folder import RunFolder, open_run
@@ -175,7 +185,7 @@ def _check_outputs(command: Convert) -> None:
     """Refuse options that cannot be, before anything is written.
 
     Raises:
-        SettingsError: an unknown colour map, shards in colour, or fewer than no threads.
+        UserError: an unknown colour map, shards in colour, or fewer than no threads.
     """
     if command.colormap is not None:
         _check_colormap(command.colormap)
@@ -184,8 +194,7 @@ def _check_outputs(command: Convert) -> None:
             f"ray={command.ray} writes pictures by processors; leave out --format and --device, or "
             "--ray."
         )
-    if command.workers < 0:
-        raise SettingsError(f"workers={command.workers} must be 0 (one a core) or more.")
+    check_least("--workers", command.workers, 0)
     if command.format != "png" and (command.colormap or command.orientation != "upright"):
         raise SettingsError(
             f"colormap and orientation are for pictures; format={command.format} holds levels, low "

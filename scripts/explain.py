@@ -52,7 +52,7 @@ class Explain:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parse(Explain, "explain", argv)
-    return run(lambda: explain_clip(command))
+    return run(lambda: explain_clip(command), stopped="stopped.")
 
 
 def explain_clip(command: Explain) -> int:

@@ -59,7 +59,7 @@ class Export:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parse(Export, "export", argv)
-    return run(lambda: export(command))
+    return run(lambda: export(command), stopped="stopped.")
 
 
 def export(command: Export) -> int:

@@ -23,7 +23,17 @@ from audio.settings import (
 )
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
-from scripts.command import DONE, PARTLY, parse, print_result, progress, read_json, run, say
+from scripts.command import (
+    DONE,
+    PARTLY,
+    check_least,
+    parse,
+    print_result,
+    progress,
+    read_json,
+    run,
+    say,
+)
 from scripts.corpus_in import backgrounds_of, read_corpus
 from scripts.origin import with_origin
 from scripts.run_folder import RunFolder, open_run
@@ -57,7 +67,7 @@ class Finetune:
     preset: Literal["auto", "melbandit", "ast", "whisper"] = "auto"
     """Whose spectrogram settings to start from; auto takes what the backbone was trained on."""
     workers: int = 0
-    """Threads that decode; 0 is one a core."""
+    """Threads that decode; 0 is two."""
     folds: bool = False
     """Cross-validate by the corpus's folds: each is the test once, with validation clips drawn from
     the rest."""
@@ -135,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def finetune(command: Finetune, argv: Sequence[str]) -> int:
     """Fit, score and save; returns an exit code."""
+    check_least("--workers", command.workers, 0)
     check_dropout(command.training)
     if command.folds or command.draw_folds:
         from scripts.cross_validate import cross_validate

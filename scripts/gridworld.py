@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from audio.settings import UserError
-from scripts.command import DONE, parse, print_result, run
+from scripts.command import DONE, check_least, parse, print_result, run
 
 if TYPE_CHECKING:
     from rl.choices import Depth, Frequency
@@ -53,7 +53,7 @@ class Grid:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run(lambda: gridworld(parse(Grid, "gridworld", arguments)))
+    return run(lambda: gridworld(parse(Grid, "gridworld", arguments)), stopped="stopped.")
 
 
 def gridworld(command: Grid) -> int:
@@ -64,8 +64,8 @@ def gridworld(command: Grid) -> int:
     from rl.agents import run as walk
     from rl.planning import value_iteration
 
-    if command.episodes < 1:
-        raise UserError(f"--episodes {command.episodes} is below its least value 1; raise it.")
+    check_least("--episodes", command.episodes, 1)
+    check_least("--seed", command.seed, 0)
     world = _world(command.world)
     agent = _agent(command, world)
     console = Console()

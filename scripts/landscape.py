@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from audio.clips import Manifest
+from audio.markup import finite
 from audio.settings import (
     AugmentationSettings,
     Settings,
@@ -20,7 +21,7 @@ from audio.settings import (
 )
 from audio.splits import SplitSettings, assign_splits
 from data.corpus import CorpusSettings
-from scripts.command import DONE, PARTLY, parse, print_result, progress, run, say
+from scripts.command import DONE, PARTLY, check_least, parse, print_result, progress, run, say
 from scripts.corpus_in import read_corpus
 from scripts.finetune import with_base
 from scripts.run_folder import RunFolder, open_run
@@ -83,8 +84,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def landscape(command: Landscape, argv: Sequence[str]) -> int:
     """Measure, write the table; returns an exit code."""
+    for value, least, flag in (
+        (command.seeds, 1, "--seeds"),
+        (command.stack, 0, "--stack"),
+        (command.train_clips, 1, "--train-clips"),
+        (command.validation_clips, 1, "--validation-clips"),
+        (command.test_clips, 1, "--test-clips"),
+    ):
+        check_least(flag, value, least)
     settings = Settings(command.spectrogram, command.augmentation, command.training)
-    space, _ = space_for(command.space, settings)
+    space, dropped = space_for(command.space, settings)
+    for line in dropped:
+        say(f"note: {line}")
+    if "epochs" in space:
+        raise SettingsError(
+            f"space {command.space}: epochs cannot be a knob of a landscape, which keeps the score "
+            "after every epoch; leave it out and set --epochs."
+        )
     manifest = assign_splits(read_corpus(command.clips, command.corpus), command.split)
     wanted = {
         "train": command.train_clips,
@@ -106,7 +122,7 @@ def landscape(command: Landscape, argv: Sequence[str]) -> int:
             say(f"{command.out}: already done; --overwrite starts over.")
             print_result(folder.results())
             return DONE
-        results, n_failed = _measure(command, folder, settings, space, manifest)
+        results, n_failed = _measure(command, folder, settings, space, manifest, argv)
         print_result(results)
     return PARTLY if n_failed else DONE
 
@@ -164,7 +180,7 @@ def _with_seed(setting: Setting, base: Settings, seed: int) -> dict[str, Any]:
 
 def _measure(
     command: Landscape, folder: RunFolder, settings: Settings, space: SearchSpace,
-    manifest: Manifest,
+    manifest: Manifest, argv: Sequence[str],
 ) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Train stack by stack, each kept in a file of its own; then write the table."""
     import os
@@ -189,7 +205,12 @@ def _measure(
         workers=os.cpu_count() or 1,
         allow_leakage=command.split.allow_leakage,
     )
+    if command.split.allow_leakage:
+        folder.amend({"allow_leakage": True, "leakage": clips.leakage})
+    folder.write_failures(clips.failures)
     examples = clips.examples
+    if not len(examples["test"].targets):
+        raise SettingsError("no test clip can be used; mend them, or name other test groups.")
     train = examples["train"]
     assert isinstance(train, SoundExamples)
     clip_s = resolve(settings, train).spectrogram.clip_s
@@ -203,7 +224,7 @@ def _measure(
     say(f"{space.size()} settings x {command.seeds} seeds in {len(plan)} stacks on {device}")
     with progress("train", "trainings") as draw:
         for k, part in enumerate(plan):
-            path = folder.work / f"stack_{k:04d}_of_{len(plan):04d}.npz"
+            path = folder.work / f"stack_{k:04d}_of_{len(plan):04d}_by_{size}.npz"
             if not path.exists():
                 fits = fine_tune_many(
                     train, scored, [one for *_, one in part], clips.labels,  # type: ignore[arg-type]
@@ -226,10 +247,11 @@ def _measure(
                 seconds[rows, columns] = float(file["seconds"])
             draw(sum(map(len, plan[: k + 1])), n_trainings)
     about = {
-        **{f"n_{split}": len(manifest.in_split(split)) for split in ("train", *scores)},
+        # of the clips that were scored: one that cannot be decoded is in the manifest all the same
+        **{f"n_{split}": len(examples[split].targets) for split in ("train", *scores)},
         "n_labels": len(clips.labels),
         "settings": settings.to_json(),
-        "command": ["melbandit", "landscape", *sys.argv[2:]],
+        "command": ["melbandit", "landscape", *argv],
         "device": device.type,
     }
     name = command.name or command.out.name
@@ -248,7 +270,7 @@ def _measure(
         "mean": round(float(means.mean()), 4),
         "worst": round(float(means.min()), 4),
         "validation_test_correlation": correlation,
-        "explained": {key: round(value, 3) for key, value in additivity(landscape).items()},
+        "explained": {key: finite(round(value, 3)) for key, value in additivity(landscape).items()},
         "out": str(folder.path / "landscape.npz"),
     }
     folder.finish(results)

@@ -12,7 +12,7 @@ import tyro
 
 from audio.files import write_atomically
 from audio.settings import UserError
-from scripts.command import DONE, parse, print_result, progress, read_json, run
+from scripts.command import DONE, check_least, parse, print_result, progress, read_json, run
 
 if TYPE_CHECKING:
     from rl.control import Control
@@ -43,17 +43,26 @@ class Play:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run(lambda: play(parse(Play, "play", arguments)))
+    return run(lambda: play(parse(Play, "play", arguments)), stopped="stopped.")
 
 
 def play(command: Play) -> int:
     """Train or load the agent, say how good it is, play; returns an exit code."""
     from rl.tictactoe import empty_cells, greedy_moves, match, perfect_moves
 
-    for value, least, flag in ((command.games, 0, "--games"),
-                               (command.training_games, 1, "--training-games")):  # fmt: skip
-        if value < least:
-            raise UserError(f"{flag} {value} is below its least value {least}; raise it.")
+    check_least("--games", command.games, 0)
+    check_least("--training-games", command.training_games, 1)
+    check_least("--seed", command.seed, 0)
+    if command.save is not None and command.agent is not None:
+        raise UserError(
+            f"--save {command.save} keeps an agent that was trained, and {command.agent} is saved "
+            "already; leave out one of the two."
+        )
+    if command.save is not None and not command.save.parent.is_dir():
+        raise UserError(f"--save {command.save}: there is no folder {command.save.parent}; "
+                        "make it first.")  # fmt: skip
+    if command.save is not None and command.save.is_dir():
+        raise UserError(f"--save {command.save}: is a folder; give the name of a file.")
     agent = _agent(command)
     moves, strength = greedy_moves(agent), {}
     for name, theirs in (("random", empty_cells), ("perfect", perfect_moves)):

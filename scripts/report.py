@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rl.insight import Insight
 
 MARK = b"Written by melbandit."
+MOST_SCORE = 1e150
+"""Largest score, either way, whose square summed over trials is still a number."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Report:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parse(Report, "report", argv)
-    return run(lambda: report(command))
+    return run(lambda: report(command), stopped="stopped.")
 
 
 def report(command: Report) -> int:
@@ -50,16 +52,19 @@ def report(command: Report) -> int:
     where = Path(command.run)
     if "://" in command.run:
         return _report_study(command, command.run, Path("report.html"))
-    if where.name == "study.db" and (where.parent / "settings.json").exists():
+    is_search = command.study in (None, "trials")
+    if is_search and where.name == "study.db" and (where.parent / "settings.json").exists():
         where = where.parent  # a search's own file: its folder says more
     if not where.is_dir():
         return _report_study(command, command.run, where.with_name("report.html"))
     if not (where / "settings.json").exists() and (where / "study.db").exists():
         return _report_study(command, str(where / "study.db"), where / "report.html")
     record = read_json(where / "settings.json")
-    if record.get("command") not in ("finetune", "search"):
-        raise UserError(f"{where}: a run of {record.get('command')} has no page to redo.")
-    if command.study not in (None, "trials"):
+    if "command" not in record:
+        raise UserError(f"{where}: holds no run; give the folder that finetune or search wrote.")
+    if record["command"] not in ("finetune", "search"):
+        raise UserError(f"{where}: a run of {record['command']} has no page to redo.")
+    if not is_search:
         raise UserError(f"{where}: the study of a search is called trials, not {command.study}; "
                         f"give {where / 'study.db'} to look at another.")  # fmt: skip
     if record["command"] == "finetune":
@@ -116,6 +121,7 @@ def _report_study(command: Report, where: str, page: Path) -> int:
     with quiet():
         study, finals = open_study(where, command.study)
         insight = Insight(read_study(study, finals))
+    _check_scores(insight, study.study_name)
     beliefs = _own_beliefs(study, insight)
     title = "A search so far" if insight.study.agent else "An Optuna study"
     write_study_page(path, insight, title=title, beliefs=beliefs)
@@ -133,6 +139,21 @@ def _report_study(command: Report, where: str, page: Path) -> int:
         }
     )
     return DONE
+
+
+def _check_scores(insight: Insight, name: str) -> None:
+    """Refuse scores whose squares are no numbers: nothing could be said of the study.
+
+    Raises:
+        UserError: one is too large; names the trial.
+    """
+    for trial in insight.scored:
+        if abs(trial.foretold or 0.0) > MOST_SCORE:
+            raise UserError(
+                f"study {name}: trial {trial.number} scored {trial.foretold:g}, and a report works "
+                f"with scores up to {MOST_SCORE:g}; scale them, take their logarithm, or let such "
+                "trials fail."
+            )
 
 
 def _own_beliefs(study: Study, insight: Insight) -> dict[str, Any] | None:

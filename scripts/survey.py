@@ -17,7 +17,17 @@ import tyro
 from audio.settings import UserError
 from data.corpus import CorpusSettings
 from data.published import PUBLISHED, published_name
-from scripts.command import DONE, FAILED, PARTLY, parse, print_result, progress, run, say
+from scripts.command import (
+    DONE,
+    FAILED,
+    PARTLY,
+    check_least,
+    parse,
+    print_result,
+    progress,
+    run,
+    say,
+)
 from scripts.command import say_failures as say_failed_clips
 from scripts.corpus_in import read_corpus
 from scripts.tables import survey_text
@@ -62,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def data(command: Data) -> int:
     """Survey the corpus; returns an exit code."""
+    check_least("--workers", command.workers, 0)
     name = published_name(str(command.clips))
     if command.download:
         _download(command, name)

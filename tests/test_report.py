@@ -294,6 +294,17 @@ def test_only_an_interplay_larger_than_its_doubt_is_told() -> None:
     assert "No cell stands out" in Reader(told).words
 
 
+def test_an_interval_of_costs_ends_where_it_says() -> None:
+    value = {"value": 1, "mean": 1.0, "low": 0.5, "high": 3.0, "seconds": 1.0, "n": 3}
+    section = searched.costs([], [{"name": "a", "values": [value]}])
+    bar = re.search(r'd="M(\S+) \S+L(\S+) \S+" class="bar other"', section.body)
+    dot = re.search(r'cx="(\S+)" \S+ \S+ class="dot other"', section.body)
+    assert bar
+    assert dot
+    low, high, mean = float(bar[1]), float(bar[2]), float(dot[1])
+    assert (high - mean) / (mean - low) == pytest.approx(2.0 / 0.5, rel=0.02)
+
+
 def test_a_long_search_stays_light() -> None:
     trials = [trial(i, i % 97 / 100) for i in range(5000)]
     body = searched.reward_curve(trials).body

@@ -146,6 +146,7 @@ def test_additivity_sees_main_effects_and_pairs():
     paired = additivity(made_up(1, pair=3.0, noise=0.0, space=space))
     assert paired["main"] < 0.9 < paired["main and pairs"]
     assert additivity(flat())["ceiling"] == 0
+    assert np.isnan(additivity(made_up(n_seeds=1))["ceiling"])  # of one seed no noise is known
     noisy = additivity(made_up(noise=0.2))
     assert noisy["ceiling"] < 0.7
 
@@ -314,3 +315,40 @@ def test_the_command_prints_tables_and_writes_charts(landscape, tmp_path, capsys
 def test_a_tuner_that_is_none_is_refused(tmp_path, capsys):
     assert script.main(["fsdd-digits", "--tuners", "magic"]) == 1
     assert "'magic' is not one of: dyna-q-ucb" in capsys.readouterr().err
+
+
+def test_landscapes_of_one_name_are_refused(landscape, tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("one.npz", "two.npz")]
+    for name in files:
+        landscape.save(tmp_path / name)
+    assert script.main([*files, "--runs", "1", "--trials", "5", "--workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert f"{files[1]}: is called made up, as {files[0]} is" in error
+
+
+def test_what_the_ratios_are_taken_to_is_played_and_named(landscape, tmp_path, capsys):
+    landscape.save(tmp_path / "l.npz")
+    arguments = [str(tmp_path / "l.npz"), "--runs", "2", "--trials", "5", "--workers", "1"]
+    assert script.main([*arguments, "--tuners", "evolution", "--against", "random"]) == 0
+    told = capsys.readouterr()
+    assert "random is played too" in told.err
+    made = json.loads(told.out.splitlines()[-1])["made up"]
+    assert set(made) == {"evolution", "random"}
+    assert made["random"]["observed"] == 1
+    assert made["evolution"]["observed"] is not None
+
+
+def test_a_landscape_on_which_all_score_alike_is_refused(tmp_path, capsys):
+    flat().save(tmp_path / "l.npz")
+    arguments = [str(tmp_path / "l.npz"), "--tuners", "random", "--runs", "1", "--trials", "5"]
+    assert script.main([*arguments, "--workers", "1"]) == 1
+    assert "flat: every setting scores 0.5" in capsys.readouterr().err
+
+
+def test_a_comparison_that_is_stopped_promises_nothing(capsys, monkeypatch):
+    def stopping(*_given, **_named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rl.compare.contest", stopping)
+    assert script.main(["fsdd-digits", "--runs", "1"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "melbandit: stopped."

@@ -80,6 +80,10 @@ def test_play_tells_what_is_wrong(tmp_path, capsys) -> None:
         (["--agent", str(bad)], "bad.json: no agent that was saved"),
         (["--training-games", "0"], "--training-games 0"),
         (["--games", "-1"], "--games -1"),
+        (["--seed", "-1"], "--seed -1 is below its least value 0"),
+        (["--save", str(tmp_path / "nope" / "x.json")], f"there is no folder {tmp_path / 'nope'}"),
+        (["--save", str(tmp_path)], "is a folder; give the name of a file"),
+        (["--save", str(tmp_path / "x"), "--agent", str(bad)], "leave out one of the two"),
     ):
         assert main(["play", "tictactoe", *arguments]) == 1
         assert message in capsys.readouterr().err
@@ -129,6 +133,7 @@ def test_the_three_choices_can_be_made_on_the_command_line(capsys) -> None:
         (["--planning", "2", "--depth", "3"], "depth=3 with a model"),
         (["--epsilon", "2"], "epsilon=2"),
         (["--episodes", "0"], "--episodes 0"),
+        (["--seed", "-1"], "--seed -1 is below its least value 0"),
     ):
         assert main(["gridworld", *more]) == 1
         assert message in capsys.readouterr().err

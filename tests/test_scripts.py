@@ -110,6 +110,26 @@ def test_a_mistake_is_one_line_and_code_1(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["finetune", "convert", "data", "compare"])
+def test_fewer_than_no_workers_are_refused_before_anything_is_read(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"compare": [], "data": ["clips"]}.get(command, ["clips", "--out", str(tmp_path / "o")])
+    assert cli.main([command, *given, "--workers", "-3"]) == 1
+    assert "--workers -3 is below its least value 0" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_no_split_can_have_is_refused_with_its_range(
+    seed: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["finetune", str(corpus), "--out", str(tmp_path / "m"), "--split-seed", seed])
+    assert end.value.code == 2
+    assert f"split_seed={seed} must be 0 to 4294967295" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("command", ["finetune", "search", "landscape"])
 @pytest.mark.parametrize(
     ("text", "words"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,136 @@ def test_the_command_measures_every_setting_and_goes_on_where_it_was_stopped(
     cut = Landscape.load(tmp_path / "cut" / "landscape.npz")
     np.testing.assert_array_equal(cut.validation, whole.validation)
     np.testing.assert_array_equal(cut.test, whole.test)
+
+
+ONE_KNOB = """
+[[knob]]
+name = "time_mask_percent"
+values = [0.0, 30.0]
+"""
+
+
+def small_landscape(tmp_path: Path, *more: str) -> list[str]:
+    """Return a command that measures two settings, one epoch each, in tmp_path/out; its clips are
+    in tmp_path/clips."""
+    made = SyntheticSettings(clips_per_class=6, sessions=3, clip_s=0.5)
+    write_corpus(tmp_path / "clips", made)
+    (tmp_path / "one.toml").write_text(ONE_KNOB)
+    arguments = [str(tmp_path / "clips"), "--space", str(tmp_path / "one.toml"), "--seeds", "2"]
+    arguments += ["--epochs", "1", "--hop-length", "320", "--n-mels", "16", "--threads", "1"]
+    arguments += ["--time-mask-percent", "0", "--out", str(tmp_path / "out")]
+    return [*arguments, *more]
+
+
+def test_scores_are_counted_over_the_clips_that_were_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = small_landscape(tmp_path)
+    rows = (tmp_path / "clips" / "manifest.csv").read_text().splitlines()
+    for row in rows[1:4]:  # one session is one side, so all three are of it
+        (tmp_path / "clips" / row.split(",")[0]).write_bytes(b"no sound")
+    import audio.stack_training as stacks
+
+    real, scored = stacks.fine_tune_many, {}
+
+    def counting(train, examples, *given, **named):
+        scored.update({f"n_{name}": len(part.targets) for name, part in examples.items()})
+        scored["n_train"] = len(train.targets)
+        return real(train, examples, *given, **named)
+
+    monkeypatch.setattr(stacks, "fine_tune_many", counting)
+    assert script.main(arguments) == 3
+    made = Landscape.load(tmp_path / "out" / "landscape.npz")
+    assert made.about["command"] == ["melbandit", "landscape", *arguments]
+    failures = (tmp_path / "out" / "failures.csv").read_text().splitlines()
+    assert len(failures) == 1 + 3
+    assert {name: made.about[name] for name in scored} == scored
+    assert sum(scored.values()) == len(rows) - 1 - 3
+    for split in ("validation", "test"):  # whole numbers of the clips that were scored
+        right = getattr(made, split) * scored[f"n_{split}"]
+        np.testing.assert_allclose(right, right.round(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0"], "--seeds 0 is below its least value 1; raise it"),
+        (["--stack", "-1"], "--stack -1 is below its least value 0"),
+        (["--train-clips", "0"], "--train-clips 0 is below"),
+        (["--validation-clips", "-2"], "--validation-clips -2 is below"),
+        (["--test-clips", "0"], "--test-clips 0 is below"),
+        (["--space", "epochs.toml"], "epochs cannot be a knob of a landscape"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_clip_is_decoded(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    command = small_landscape(tmp_path, *arguments)
+    Path("epochs.toml").write_text('[[knob]]\nname = "epochs"\nvalues = [1, 2]\n')
+    assert script.main(command) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_landscape_goes_on_with_another_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import audio.stack_training as stacks
+
+    real, calls = stacks.fine_tune_many, []
+
+    def stopping(*given, **named):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*given, **named)
+
+    arguments = small_landscape(tmp_path, "--seeds", "3")  # six trainings
+    monkeypatch.setattr(stacks, "fine_tune_many", stopping)
+    assert script.main([*arguments, "--stack", "4"]) == 130
+    monkeypatch.setattr(stacks, "fine_tune_many", real)
+    assert script.main([*arguments, "--stack", "5"]) == 0  # two stacks as well, of other sizes
+    assert Landscape.load(tmp_path / "out" / "landscape.npz").validation.shape == (2, 3, 1)
+
+
+def test_a_landscape_records_leakage_that_was_allowed(tmp_path: Path) -> None:
+    arguments = small_landscape(tmp_path)
+    clips = tmp_path / "clips"
+    rows = [row.split(",") for row in (clips / "manifest.csv").read_text().splitlines()[1:]]
+    first = next(row for row in rows if "session00" in row[0])
+    other = next(row for row in rows if row[1] == first[1] and "session00" not in row[0])
+    (clips / other[0]).write_bytes((clips / first[0]).read_bytes())
+    assert script.main(arguments) == 1
+    assert script.main([*arguments, "--allow-leakage"]) == 0
+    record = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert record["allow_leakage"] is True
+    assert record["leakage"]["same_content_on_two_sides"] == 1
+
+
+def test_a_landscape_says_what_it_drops_and_its_last_line_is_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rl.landscape as tables
+
+    monkeypatch.setattr(tables, "additivity", lambda _: {"main": 0.5, "ceiling": math.nan})
+    knob = '[[knob]]\nname = "n_mels"\nvalues = [16, 200]\n'  # 200 bands have too few bins
+    arguments = small_landscape(tmp_path, "--seeds", "1")
+    (tmp_path / "one.toml").write_text(ONE_KNOB + knob)
+    assert script.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "note: not searched: n_mels=200" in told.err
+    result = json.loads(told.out.splitlines()[-1], parse_constant=pytest.fail)
+    assert result["explained"] == {"main": 0.5, "ceiling": None}
+
+
+def test_a_landscape_without_a_usable_test_clip_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = small_landscape(tmp_path, "--test-groups", "session02")
+    for path in (tmp_path / "clips").rglob("session02_*.wav"):
+        path.write_bytes(b"no sound")
+    assert script.main(arguments) == 1
+    assert "no test clip can be used" in capsys.readouterr().err
+    assert (tmp_path / "out" / "failures.csv").exists()

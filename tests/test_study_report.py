@@ -265,6 +265,34 @@ def test_a_running_search_is_reported_on_and_not_disturbed(
     assert all(trial["state"] == "complete" for trial in result.trials)
 
 
+def test_another_study_in_a_search_s_file_is_reported_on_as_the_advice_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({"command": "search"}))
+    settings = SearchSettings(trials=3, workers=1, finalists=1, replicates=2, agent="random")
+    objective = Waiting()
+    objective.go.set()
+    run_search(SPACE, objective, settings, tmp_path / "study.db")
+    assert cli.main(["report", str(tmp_path), "--study", "finals"]) == 1
+    advice = f"give {tmp_path / 'study.db'} to look at another"
+    assert advice in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "study.db"), "--study", "finals"]) == 0
+    assert "study finals:" in printed(capsys)[0]
+
+
+def test_scores_too_large_to_square_are_refused_by_their_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "large.db"
+    made = optuna.create_study(study_name="large", storage=f"sqlite:///{path}")
+    scores = iter((1.0, 2.0, -3.0, -1e300, 5.0))
+    made.optimize(lambda trial: next(scores) + trial.suggest_int("a", 0, 3), n_trials=5)
+    assert cli.main(["report", str(path)]) == 1
+    told = capsys.readouterr()
+    assert "study large: trial 3 scored -1e+300, and a report works with" in told.err
+    assert not told.out
+
+
 def test_bad_uses_are_refused_with_the_reason(
     foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,5 +313,7 @@ def test_bad_uses_are_refused_with_the_reason(
     assert "is a folder" in refused(str(foreign), "--out", str(tmp_path))
     (tmp_path / "settings.json").write_text(json.dumps({"command": "convert"}))
     assert "a run of convert has no page" in refused(str(tmp_path))
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": {}}))  # of a made corpus
+    assert "holds no run; give the folder that finetune" in refused(str(tmp_path))
     (tmp_path / "settings.json").write_text(json.dumps({"command": "search"}))
     assert "the study of a search is called trials" in refused(str(tmp_path), "--study", "x")
