@@ -80,7 +80,7 @@ class Predict:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parse(Predict, "predict", argv)
-    return run(lambda: predict(command))
+    return run(lambda: predict(command), stopped="stopped.")
 
 
 def predict(command: Predict) -> int:

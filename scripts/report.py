@@ -36,7 +36,8 @@ class Report:
     study: str | None = None
     """Name of the study, or of the search, where the storage holds several."""
     out: Path | None = None
-    """The page to write: report.html in the folder, beside the file, or here for a URL."""
+    """The page to write: report.html in the folder, beside the file (there STUDY.html, where --study
+    names another than a search's trials), or here for a URL."""
     overwrite: bool = False
     """Write over a file that melbandit has not written."""
 
@@ -56,7 +57,9 @@ def report(command: Report) -> int:
     if is_search and where.name == "study.db" and (where.parent / "settings.json").exists():
         where = where.parent  # a search's own file: its folder says more
     if not where.is_dir():
-        return _report_study(command, command.run, where.with_name("report.html"))
+        # report.html is the search's own page
+        name = "report" if is_search else str(command.study)
+        return _report_study(command, command.run, where.with_name(f"{name}.html"))
     if not (where / "settings.json").exists() and (where / "study.db").exists():
         return _report_study(command, str(where / "study.db"), where / "report.html")
     record = read_json(where / "settings.json")

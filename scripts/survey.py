@@ -67,7 +67,7 @@ class Data:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     command = parse(Data, "data", argv)
-    return run(lambda: data(command))
+    return run(lambda: data(command), stopped="stopped.")
 
 
 def data(command: Data) -> int:

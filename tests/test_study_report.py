@@ -278,6 +278,7 @@ def test_another_study_in_a_search_s_file_is_reported_on_as_the_advice_says(
     assert advice in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path / "study.db"), "--study", "finals"]) == 0
     assert "study finals:" in printed(capsys)[0]
+    assert (tmp_path / "finals.html").exists()  # and the search's own page is as it was
 
 
 def test_scores_too_large_to_square_are_refused_by_their_trial(
