@@ -36,8 +36,8 @@ class Report:
     study: str | None = None
     """Name of the study, or of the search, where the storage holds several."""
     out: Path | None = None
-    """The page to write: report.html in the folder, beside the file (there STUDY.html, where --study
-    names another than a search's trials), or here for a URL."""
+    """The page to write: report.html in the folder, beside the file, or here for a URL; beside the
+    file STUDY.html, where --study names another than a search's trials."""
     overwrite: bool = False
     """Write over a file that melbandit has not written."""
 
