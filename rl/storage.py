@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 PATIENCE_S = 300.0
 """How long a shared storage may be out of reach before the search gives up; it can be resumed."""
 _PAUSE_S = 1.0  # between two attempts; shorter than workers' heartbeats are apart
+_FULL = ("too many clients", "Too many connections", "remaining connection slots")
 _SECRET = ("user", "password", "passfile", "sslpassword", "sslkey")
 _MOST_TRIES = 10  # to open a database in which others are just making the tables
 
@@ -34,7 +35,7 @@ def open_storage(address: str) -> BaseStorage:
     if "://" not in address:
         return sqlite_storage(address)
     scheme, rest = address.split("://", 1)
-    tries = 0
+    tries, end = 0, time.monotonic() + PATIENCE_S
     while True:
         tries += 1
         try:
@@ -49,6 +50,11 @@ def open_storage(address: str) -> BaseStorage:
             problem: Exception = error
             if tries < _MOST_TRIES:
                 time.sleep(random.random())
+                continue
+        except sqlalchemy.exc.OperationalError as error:
+            problem = error
+            if any(words in str(error) for words in _FULL) and time.monotonic() < end:
+                time.sleep(_PAUSE_S * (0.5 + random.random()))  # till others go
                 continue
         except Exception as error:
             problem = error
@@ -90,7 +96,9 @@ def _open_shared(scheme: str, rest: str) -> BaseStorage:
         return proxy
     if scheme in ("postgresql", "postgres"):
         scheme = "postgresql+psycopg"
-    return get_storage(RDBStorage(f"{scheme}://{rest}"))
+    # a worker's process asks from two threads; many machines share what the server can bear
+    few = {} if scheme.startswith("sqlite") else {"pool_size": 2, "max_overflow": 2}
+    return get_storage(RDBStorage(f"{scheme}://{rest}", engine_kwargs=few))
 
 
 def _first_line(error: Exception) -> str:

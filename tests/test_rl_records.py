@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from rl.foreign import space_of
@@ -19,6 +21,7 @@ from rl.records import (
 from rl.search import SearchSettings, TrialResult, run_search
 from rl.space import Knob, SearchSpace
 from rl.storage import SearchError
+from rl.storage import open_storage as open_shared
 from rl.studies import Place
 
 SPACE = SearchSpace([Knob("a", ("x", "y", "z")), Knob("m", (40, 64, None), default=64)])
@@ -247,3 +250,24 @@ def test_what_cannot_be_shown_is_refused_with_the_reason(tmp_path: Path) -> None
     optuna.create_study(storage=f"sqlite:///{tmp_path}/e.db", study_name="empty")
     with pytest.raises(RecordError, match="no trial of study empty has a parameter"):
         read_study(*open_study(f"{tmp_path}/e.db"))
+
+
+def test_a_database_that_is_full_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = optuna.storages.InMemoryStorage()
+    answers: list[Any] = ["FATAL:  sorry, too many clients already", "Too many connections", there]
+
+    def answer(*_: str) -> Any:
+        if isinstance(words := answers.pop(0), str):
+            raise sqlalchemy.exc.OperationalError(words, None, Exception(words))
+        return words
+
+    monkeypatch.setattr("rl.storage._open_shared", answer)
+    monkeypatch.setattr("rl.storage._PAUSE_S", 0.0)
+    assert open_shared("postgresql://host/db").get_all_studies() == []
+    answers[:] = ["FATAL:  password authentication failed"]
+    with pytest.raises(SearchError, match="password authentication failed"):
+        open_shared("postgresql://host/db")
+    monkeypatch.setattr("rl.storage.PATIENCE_S", 0.0)
+    answers[:] = ["sorry, too many clients already"]
+    with pytest.raises(SearchError, match="too many clients"):
+        open_shared("postgresql://host/db")
