@@ -353,7 +353,7 @@ class AugmentationSettings(SettingsGroup):
 
     gain_db: float = setting(6.0, low=0.0, high=60.0)
     """Each clip is made louder or softer by up to this, in dB."""
-    shift_percent: float = setting(10.0, low=0.0, high=100.0)
+    shift_percent: float = setting(0.0, low=0.0, high=100.0)
     """Each clip is moved in time by up to this share of the window."""
     speed_percent: float = setting(8.0, low=0.0, high=50.0)
     """Each clip is played faster or slower by up to this; pitch moves along."""
@@ -361,13 +361,13 @@ class AugmentationSettings(SettingsGroup):
     """Share of the clips that get noise added, of a random colour from white to brown."""
     noise_snr_db: float = setting(10.0, low=-20.0, high=60.0)
     """Least signal-to-noise ratio of that noise, in dB; drawn from here to 30 dB above."""
-    filter_db: float = setting(0.0, low=0.0, high=40.0)
+    filter_db: float = setting(6.0, low=0.0, high=40.0)
     """Each clip's spectrum is bent by a random smooth curve of up to this, in dB."""
     frequency_mask_percent: float = setting(15.0, low=0.0, high=90.0)
     """Up to this share of the mel bands is blanked, in two stripes."""
-    time_mask_percent: float = setting(15.0, low=0.0, high=90.0)
+    time_mask_percent: float = setting(0.0, low=0.0, high=90.0)
     """Up to this share of the frames is blanked, in two stripes."""
-    mixup_percent: float = setting(0.0, low=0.0, high=100.0)
+    mixup_percent: float = setting(50.0, low=0.0, high=100.0)
     """Share of the batches whose clips are mixed with one another, labels too (mixup, alpha .4)."""
     pitch_semitones: float = setting(0.0, low=0.0, high=24.0)
     """Each clip's pitch is moved up or down by up to this, in semitones; its length stays."""
@@ -421,10 +421,10 @@ class AugmentationSettings(SettingsGroup):
         # what is on by default; all other operations are off
         return cls(
             gain_db=0.0,
-            shift_percent=0.0,
             speed_percent=0.0,
+            filter_db=0.0,
             frequency_mask_percent=0.0,
-            time_mask_percent=0.0,
+            mixup_percent=0.0,
         )
 
 

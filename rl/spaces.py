@@ -11,7 +11,7 @@ NORMALISATION = Knob("normalisation", ("active", "clip", "band", "dataset", "non
 # at most audio.settings' default n_fft, 512, so every setting is legal
 WIN_LENGTH = Knob("win_length", (256, 400, 512), default=400, ordered=True)
 FREQUENCY_MASK = Knob("frequency_mask_percent", (0.0, 15.0, 30.0), default=15.0, ordered=True)
-TIME_MASK = Knob("time_mask_percent", (0.0, 15.0, 30.0), default=15.0, ordered=True)
+TIME_MASK = Knob("time_mask_percent", (0.0, 15.0, 30.0), ordered=True)
 SPEED = Knob("speed_percent", (0.0, 8.0, 16.0), default=8.0, ordered=True)
 
 #: The settings that mattered most in a first look at 332 real trainings (docs/benchmarks.md).
@@ -45,7 +45,7 @@ DEFAULT = SearchSpace(
         Knob("learning_rate", (3e-4, 1e-3, 3e-3), default=1e-3, ordered=True),
         Knob("label_smoothing", (0.0, 0.1), default=0.1, ordered=True),
         Knob("gain_db", (0.0, 6.0, 12.0), default=6.0, ordered=True),
-        Knob("shift_percent", (0.0, 10.0, 25.0), default=10.0, ordered=True),
+        Knob("shift_percent", (0.0, 10.0, 25.0), ordered=True),
         SPEED,
         Knob("noise_percent", (0.0, 50.0), ordered=True),
         Knob(
@@ -55,10 +55,10 @@ DEFAULT = SearchSpace(
             ordered=True,
             when={"noise_percent": (50.0,)},
         ),
-        Knob("filter_db", (0.0, 6.0, 12.0), ordered=True),
+        Knob("filter_db", (0.0, 6.0, 12.0), default=6.0, ordered=True),
         FREQUENCY_MASK,
         TIME_MASK,
-        Knob("mixup_percent", (0.0, 50.0), ordered=True),
+        Knob("mixup_percent", (0.0, 50.0), default=50.0, ordered=True),
     ]
 )
 
@@ -83,7 +83,7 @@ FULL = SearchSpace(
         Knob("dropout", (0.0, 0.1, 0.3), default=0.1, ordered=True),
         Knob("batch_size", (16, 32), ordered=True),
         Knob("gain_db", (0.0, 6.0, 12.0), default=6.0, ordered=True),
-        Knob("shift_percent", (0.0, 10.0, 25.0, 50.0), default=10.0, ordered=True),
+        Knob("shift_percent", (0.0, 10.0, 25.0, 50.0), ordered=True),
         Knob("speed_percent", (0.0, 8.0, 16.0, 25.0), default=8.0, ordered=True),
         Knob("noise_percent", (0.0, 25.0, 50.0), ordered=True),
         Knob(
@@ -93,10 +93,10 @@ FULL = SearchSpace(
             ordered=True,
             when={"noise_percent": (25.0, 50.0)},
         ),
-        Knob("filter_db", (0.0, 6.0, 12.0), ordered=True),
+        Knob("filter_db", (0.0, 6.0, 12.0), default=6.0, ordered=True),
         Knob("frequency_mask_percent", (0.0, 15.0, 30.0, 45.0), default=15.0, ordered=True),
-        Knob("time_mask_percent", (0.0, 15.0, 30.0, 45.0), default=15.0, ordered=True),
-        Knob("mixup_percent", (0.0, 25.0, 50.0), ordered=True),
+        Knob("time_mask_percent", (0.0, 15.0, 30.0, 45.0), ordered=True),
+        Knob("mixup_percent", (0.0, 25.0, 50.0), default=50.0, ordered=True),
         Knob("pitch_semitones", (0.0, 1.0, 2.0, 4.0), ordered=True),
         Knob("low_pass_percent", (0.0, 25.0, 50.0), ordered=True),
         Knob("high_pass_percent", (0.0, 25.0, 50.0), ordered=True),

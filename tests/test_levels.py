@@ -18,7 +18,7 @@ from tests.conftest import randomise
 
 RATE = 8000
 #: No augmentation of the waveform.
-STILL = {"gain_db": 0.0, "shift_percent": 0.0, "speed_percent": 0.0}
+STILL = {"gain_db": 0.0, "shift_percent": 0.0, "speed_percent": 0.0, "filter_db": 0.0}
 SMALL = {"sample_rate_hz": RATE, "clip_s": 0.2, "n_fft": 256, "win_length": 256}
 SMALL |= {"hop_length": 128, "n_mels": 16, "epochs": 3, "batch_size": 8, "threads": 1}
 SMALL |= {"device": "cpu"}

@@ -114,7 +114,12 @@ def test_factors_leave_alone_what_they_do_not_name():
     assert strongest.speed_percent > 0
     assert strongest.mixup_percent > 0
     assert arms.augmentation((0,) * len(arms.sizes), base) == replace(
-        base, frequency_mask_percent=0, time_mask_percent=0, speed_percent=0, noise_snr_db=5
+        base,
+        frequency_mask_percent=0,
+        time_mask_percent=0,
+        speed_percent=0,
+        mixup_percent=0,
+        noise_snr_db=5,
     )
 
 
