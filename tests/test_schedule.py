@@ -119,6 +119,7 @@ def test_factors_leave_alone_what_they_do_not_name():
         time_mask_percent=0,
         speed_percent=0,
         mixup_percent=0,
+        filter_db=0,
         noise_snr_db=5,
     )
 
