@@ -22,6 +22,7 @@ from audio.riff import read_plain_wav
 from audio.sound import (
     BLOCK_S,
     ClipError,
+    Samples,
     Sound,
     Waveform,
     check_rate,
@@ -61,6 +62,18 @@ def read_sound(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
     Raises:
         ClipError: as `decode`.
     """
+    samples, rate, note = read_channels(path, start_s=start_s, duration_s=duration_s)
+    return Sound(to_mono(samples), rate, note)
+
+
+def read_channels(
+    path: Path, *, start_s: float = 0.0, duration_s: float | None = None
+) -> tuple[Samples, int, str | None]:
+    """Return what `read_sound` does before the channels are mixed: int16 or float32 (n, channels).
+
+    Raises:
+        ClipError: as `decode`.
+    """
     plain = read_plain_wav(path)
     if plain is not None:
         samples, rate = plain
@@ -69,7 +82,7 @@ def read_sound(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
             start = start_of(path, start_s, rate, len(samples))
             n = len(samples) if duration_s is None else max(1, round(duration_s * rate))
             samples = samples[start : start + n]
-        return Sound(to_mono(samples), rate)
+        return samples, rate, None
     import soundfile
 
     _refuse(path)
@@ -79,7 +92,7 @@ def read_sound(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
         why = _reason(first)
         check_rate(path, _told_rate(path))
     try:
-        return read_av(path, start_s, duration_s)
+        return *read_av(path, start_s, duration_s), None
     except ImportError:
         raise _needs_av(path, why) from None
     except ClipError:
@@ -154,12 +167,14 @@ def _sound_dtype(file: soundfile.SoundFile) -> str:
     return "int16" if file.subtype == "PCM_16" else "float32"
 
 
-def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Sound:
+def _read_soundfile(
+    path: Path, start_s: float, duration_s: float | None
+) -> tuple[Samples, int, str | None]:
     with _opened(path) as file:
         rate = file.samplerate
         check_rate(path, rate)
         if file.frames >= _UNKNOWN_FRAMES:
-            return Sound(_read_to_the_end(file, path, start_s, duration_s), rate)
+            return _read_to_the_end(file, path, start_s, duration_s), rate, None
         start = start_of(path, start_s, rate, file.frames)
         if start and file.subtype.startswith("MPEG"):
             file.read(start, dtype="float32")  # seeking in an mp3 is off by up to a frame or more
@@ -173,13 +188,13 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Sou
     if duration_s is None and len(samples) < told - start - rate // 10:
         raise cut_off(path, told / rate, (start + len(samples)) / rate)
     check_samples(samples, path)
-    return Sound(to_mono(samples), rate, note)
+    return samples, rate, note
 
 
 def _read_to_the_end(
     file: soundfile.SoundFile, path: Path, start_s: float, duration_s: float | None
-) -> Waveform:
-    """Return the mono samples of a file, or of a piece of it, that does not tell its length."""
+) -> Samples:
+    """Return the samples of a file, or of a piece of it, that does not tell its length."""
     rate = file.samplerate
     until = None if duration_s is None else round(start_s * rate) + max(1, round(duration_s * rate))
     kept, n = [], 0
@@ -188,9 +203,9 @@ def _read_to_the_end(
         n += len(block)
         if until is not None and n >= until:
             break
-    samples = np.concatenate(kept) if kept else np.zeros(0, np.float32)
-    check_samples(samples, path)
-    return samples[start_of(path, start_s, rate, n) : until]
+    if not kept:
+        raise ClipError(path, "no samples in it.")
+    return np.concatenate(kept)[start_of(path, start_s, rate, n) : until]
 
 
 def _check_header(file: soundfile.SoundFile, path: Path, until: int | None) -> str | None:
@@ -258,7 +273,7 @@ def sound_blocks(path: Path) -> tuple[int, Iterator[Waveform]]:
         except ClipError:
             file.close()
             raise
-        return file.samplerate, _soundfile_blocks(file, path)
+        return file.samplerate, map(to_mono, _soundfile_blocks(file, path))
     try:
         rate, told_s, pieces = av_pieces(path)
     except ImportError:
@@ -270,7 +285,8 @@ def sound_blocks(path: Path) -> tuple[int, Iterator[Waveform]]:
     return rate, av_blocks(path, rate, told_s, pieces, why)
 
 
-def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Waveform]:
+def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Samples]:
+    """Yield the samples of a file, (n, channels), about 10 s at a time."""
     with file:
         size = BLOCK_S * file.samplerate
         dtype = _sound_dtype(file)
@@ -285,7 +301,7 @@ def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Wavefor
                 ) from None
             if len(samples):
                 check_samples(samples, path)
-                yield to_mono(samples)
+                yield samples
             n += len(samples)
             if len(samples) < size:
                 break

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from audio.sound import (
     BLOCK_S,
     ClipError,
-    Sound,
     Waveform,
     check_length,
     check_rate,
@@ -44,17 +43,7 @@ def _check_caf(path: Path) -> None:
             file.seek(size, 1)
 
 
-def read_av(path: Path, start_s: float, duration_s: float | None) -> Sound:
-    """Return the mono samples of a file or of a piece of it.
-
-    Raises:
-        ImportError, ClipError, av.FFmpegError: as `read_av_channels`.
-    """
-    samples, rate = read_av_channels(path, start_s, duration_s)
-    return Sound(to_mono(samples), rate)
-
-
-def read_av_channels(
+def read_av(
     path: Path, start_s: float, duration_s: float | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the samples of a file or of a piece of it, (n, channels), and its rate in Hz.

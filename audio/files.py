@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and names for them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -14,6 +15,27 @@ def file_state(path: Path) -> str:
     except OSError:
         return "missing"
     return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Return the names, each that was met before with a number behind it; capitals do not tell
+    names apart, as in some file systems.
+
+    >>> numbered(["a", "b", "A", "a-2", "a"])
+    ['a', 'b', 'A-2', 'a-2-2', 'a-3']
+    """
+    taken: set[str] = set()
+    last: dict[str, int] = {}  # number that a name was given last
+    made = []
+    for first in names:
+        name, n = first, last.get(first.casefold(), 1)
+        while name.casefold() in taken:
+            n += 1
+            name = f"{first}-{n}"
+        last[first.casefold()] = n
+        taken.add(name.casefold())
+        made.append(name)
+    return made
 
 
 def write_atomically(path: Path | str, data: bytes) -> None:

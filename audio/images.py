@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest, ManifestError, labels_of_cells
-from audio.files import write_atomically
+from audio.files import numbered, write_atomically
 from audio.png import encode_png, filtered_rows
 from audio.settings import SpectrogramSettings
 
@@ -210,23 +210,15 @@ def picture_paths(manifest: Manifest) -> list[Path]:
 
     A name is the file's own; where two clips of one folder share it, the later ones get a number.
     """
-    taken: set[str] = set()
-    last: dict[str, int] = {}  # number that a name was given last
-    paths: list[Path] = []
-    for clip in manifest.clips:
+
+    def name_of(clip: Clip) -> str:
         stem = clip.path.stem
         if clip.start_s or clip.duration_s:
             stem += f"@{clip.start_s:.3f}"
         folder = f"{clip.split}/{_safe(clip.label)}" if clip.labels is None else str(clip.split)
-        first = name = f"{folder}/{_safe(stem)}"
-        n = last.get(first.casefold(), 1)
-        while f"{name}.png".casefold() in taken:
-            n += 1
-            name = f"{first}-{n}"
-        last[first.casefold()] = n
-        taken.add(f"{name}.png".casefold())
-        paths.append(Path(f"{name}.png"))
-    return paths
+        return f"{folder}/{_safe(stem)}"
+
+    return [Path(f"{name}.png") for name in numbered(map(name_of, manifest.clips))]
 
 
 def _safe(name: str) -> str:

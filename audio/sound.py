@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from audio.settings import UserError
 
 Waveform = NDArray[np.float32]
+Samples = NDArray[Any]  # int16 or float32 (n, channels), as a file has them
 
 BLOCK_S = 10  # seconds held at once of a recording that is streamed
 
@@ -77,9 +78,18 @@ def check_samples(samples: NDArray[Any], path: Path) -> None:
         raise ClipError(path, f"{bad} of its {samples.size} samples are NaN or infinite.")
 
 
+def _scale(samples: NDArray[Any]) -> np.float32:
+    return np.float32(2.0**-15 if samples.dtype.kind == "i" else 1.0)
+
+
+def to_float(samples: Samples) -> NDArray[np.float32]:
+    """Return samples as float32 in [-1, 1]."""
+    return np.asarray(np.multiply(samples, _scale(samples), dtype=np.float32))
+
+
 def to_mono(samples: NDArray[Any]) -> Waveform:
     """Return (n, channels) as the mean of the channels, float32 in [-1, 1]."""
-    scale = np.float32(2.0**-15 if samples.dtype.kind == "i" else 1.0)
+    scale = _scale(samples)
     channels = samples.shape[1]
     if channels == 1:
         return np.asarray(np.multiply(samples[:, 0], scale, dtype=np.float32))

@@ -63,22 +63,22 @@ in a CSV if they are."
 def sort_files(folder: Path) -> FolderFiles:
     """Return the files in a folder and below it; none that are hidden, or in a hidden folder.
 
-    Links to folders are followed, each folder once. A link that leads nowhere counts as a file:
-    whoever reads it says so.
+    Links to folders are followed, but for those that lead to a folder they are in. A link that
+    leads nowhere counts as a file: whoever reads it says so.
     """
     sounds: list[Path] = []
     others: Counter[str] = Counter()
     closed: list[str] = []
-    seen: set[str] = set()
+    inside: dict[str, frozenset[str]] = {}  # of each folder: it and those above it, links resolved
     for where, folders, names in os.walk(
         folder, followlinks=True, onerror=lambda error: closed.append(str(error.filename))
     ):
-        real = os.path.realpath(where)
-        if real in seen:  # a link to a folder above
+        above, real = inside.get(os.path.dirname(where), frozenset()), os.path.realpath(where)  # noqa: PTH120
+        if real in above:
             folders.clear()
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside[where] = above | {real}
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             ending = os.path.splitext(name)[1].lower()  # noqa: PTH122, five times pathlib's speed
             if name.startswith(".") or ending in _COMPANIONS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +11,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from audio.clips import Clip, Manifest
-from audio.ffmpeg import read_av_channels
+from audio.decoding import read_channels
 from audio.leakage import content_digest, same_content
-from audio.waveform import ClipError, decode
+from audio.sound import ClipError, to_float, to_mono
 
 _SILENT_DBFS = -60.0
 _FRAME_S = 0.02
@@ -62,19 +60,20 @@ class ClipFacts:
 def clip_facts(clip: Clip) -> ClipFacts:
     """Return what there is to say of one clip."""
     try:
-        mono, rate = decode(clip.path, start_s=clip.start_s, duration_s=clip.duration_s)
+        samples, rate, _ = read_channels(
+            clip.path, start_s=clip.start_s, duration_s=clip.duration_s
+        )
     except ClipError as error:
         return ClipFacts(clip, problem=error.reason)
-    every = _channels(clip, rate, len(mono))
-    peak = float(np.abs(every).max() if every is not None else np.abs(mono).max())
+    mono, every = to_mono(samples), to_float(samples)
     return ClipFacts(
         clip,
         duration_s=len(mono) / rate,
         rate_hz=rate,
-        channels=1 if every is None else every.shape[1],
-        peak_dbfs=_dbfs(peak),
+        channels=every.shape[1],
+        peak_dbfs=_dbfs(float(np.abs(every).max())),  # of all channels: their mean would hide it
         rms_dbfs=_dbfs(float(np.sqrt(np.mean(np.square(mono), dtype=np.float64)))),
-        clipped=clipped_share(mono[:, None] if every is None else every),
+        clipped=clipped_share(every),
         silent=silent_share(mono, rate),
         digest=_digest(mono, rate),
     )
@@ -83,19 +82,6 @@ def clip_facts(clip: Clip) -> ClipFacts:
 def _digest(mono: NDArray[np.float32], rate: int) -> str | None:
     digest = content_digest(mono)
     return None if digest is None else f"{digest}-{rate}"
-
-
-def _channels(clip: Clip, rate: int, n_samples: int) -> NDArray[np.float32] | None:
-    """Return (n, channels) of a file with several, which the mean of channels would hide."""
-    try:
-        with soundfile.SoundFile(os.fsencode(clip.path)) as file:
-            if file.channels == 1:
-                return None
-            file.seek(round(clip.start_s * rate))
-            samples: NDArray[np.float32] = file.read(n_samples, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError):  # it was read by PyAV
-        samples, _ = read_av_channels(clip.path, clip.start_s, clip.duration_s)
-    return samples if samples.size and samples.shape[1] > 1 else None
 
 
 def _dbfs(amplitude: float) -> float:

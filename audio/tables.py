@@ -15,6 +15,18 @@ class ManifestError(UserError):
     """A manifest or a split breaks a rule; the message gives the place and the remedy."""
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a table, with or without a byte order mark.
+
+    Raises:
+        ManifestError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+
+
 def read_csv_rows(path: Path) -> tuple[tuple[str, ...], list[tuple[str, Row]]]:
     """Return the columns of a CSV file and its rows, each with `file:line`.
 
@@ -26,10 +38,7 @@ def read_csv_rows(path: Path) -> tuple[tuple[str, ...], list[tuple[str, Row]]]:
         ManifestError: it is not UTF-8, a quotation mark is not closed, or a row has more cells than
             the header.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    text = read_text(path)
     header = text.lstrip().partition("\n")[0]
     delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     lines = csv.reader(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import resource
 import statistics
@@ -31,7 +30,7 @@ from audio.settings import Settings
 from audio.splits import SplitSettings, assign_splits
 from benchmarks.timing import shared_data
 from data.corpus import CorpusSettings, open_corpus
-from rl.workers import CURVE_POINTS
+from rl.workers import is_on_curve
 from scripts.objective import TrainingObjective, settings_of
 
 _RATE_HZ = 16000
@@ -85,7 +84,7 @@ class _Unhindered:
         self.n_epochs, self.epoch = n_epochs, 0
 
     def wants(self) -> bool:
-        return (self.epoch + 1) % math.ceil(self.n_epochs / CURVE_POINTS) == 0
+        return is_on_curve(self.epoch + 1, self.n_epochs)
 
     def __call__(self, score: float) -> bool:
         self.epoch += 1

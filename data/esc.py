@@ -85,5 +85,6 @@ def _read_class_folders(folder: Path, *, ten: bool) -> Manifest:
                 )
             clips.append(Clip(path, match[1], group=name[2], fold=name[1]))
     if not clips:
-        raise ManifestError(f"{folder}: no folder of a class of ESC-10 in it.")
+        what = "a class of ESC-10" if ten else "a class"
+        raise ManifestError(f"{folder}: no sound in it in a folder of {what}.")
     return Manifest(tuple(clips), folder)

@@ -201,9 +201,11 @@ def download(name: str, root: Path | None = None, *, progress: Progress | None =
     """
     corpus = PUBLISHED[name]
     root = default_root(name) if root is None else root
+    if find_folder(root, corpus.holds) is not None:
+        return root  # which need not be writable
     with held(root):
         if find_folder(root, corpus.holds) is not None:
-            return root
+            return root  # another process was faster
         path = fetch(corpus.archive, root, progress=progress)
         unpack(path, root / "unpacked", progress=progress)
         manifest = open_published(name, root)

@@ -8,22 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from audio.files import numbered
 from scripts.prediction_rows import FORMATS, SUFFIXES, About, Format, FormatName, Row
 
 
 def files_of(paths: Sequence[Path], folder: Path, name: FormatName) -> dict[Path, Path]:
     """Return the file in `folder` for each recording, those of the same stem numbered."""
-    files: dict[Path, Path] = {}
-    taken: set[str] = set()
-    for path in paths:
-        stem = "standard input" if str(path) == "-" else path.stem
-        own, n = stem, 1
-        while own.casefold() in taken:
-            n += 1
-            own = f"{stem}-{n}"
-        taken.add(own.casefold())
-        files[path] = folder / f"{own}{SUFFIXES[name]}"
-    return files
+    once = list(dict.fromkeys(paths))
+    stems = numbered("standard input" if str(path) == "-" else path.stem for path in once)
+    return {
+        path: folder / f"{stem}{SUFFIXES[name]}" for path, stem in zip(once, stems, strict=True)
+    }
 
 
 class RowFiles:

@@ -199,6 +199,20 @@ def test_an_ast_checkpoint_gives_transformers_logits(checkpoints, seconds):
     assert (found - expected).abs().max() < 1e-4
 
 
+def features_of(folder, extractor):
+    """Return what a checkpoint's model makes of a second of noise, (n_mels, n_frames), once its
+    `extractor` was saved beside it, and what that makes of it."""
+    extractor.save_pretrained(folder)
+    model = made(str(folder), clip_s=1.0)
+    rate = model.settings.spectrogram.sample_rate_hz
+    assert rate == extractor.sampling_rate
+    wave = noise(rate, batch=1)
+    given = extractor(wave[0].numpy(), sampling_rate=rate, return_tensors="pt")
+    with torch.no_grad():
+        found = model.log_mel.normalise(model.log_mel(wave))[0]
+    return found, given[extractor.model_input_names[0]][0]
+
+
 @pytest.mark.parametrize(
     "own",
     [
@@ -211,16 +225,8 @@ def test_an_ast_checkpoint_gives_transformers_logits(checkpoints, seconds):
 def test_an_ast_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path):
     folder = shutil.copytree(checkpoints["ast"], tmp_path / "ast")
     extractor = t.ASTFeatureExtractor(**{"max_length": 100} | own)
-    extractor.save_pretrained(folder)
-    model = made(str(folder), clip_s=1.0)
-    spectrogram = model.settings.spectrogram
-    assert spectrogram.sample_rate_hz == own.get("sampling_rate", 16000)
-    wave = noise(spectrogram.n_samples, batch=1)
-    expected = extractor(
-        wave[0].numpy(), sampling_rate=spectrogram.sample_rate_hz, return_tensors="pt"
-    ).input_values[0]
-    with torch.no_grad():
-        found = model.log_mel.normalise(model.log_mel(wave))[0].T
+    found, expected = features_of(folder, extractor)
+    found = found.T
     assert (found - expected[: len(found)]).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -235,17 +241,7 @@ def test_an_ast_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path
 )
 def test_a_whisper_checkpoints_own_extractor_is_followed(checkpoints, own, tmp_path):
     folder = shutil.copytree(checkpoints["whisper-asr"], tmp_path / "whisper")
-    extractor = t.WhisperFeatureExtractor(chunk_length=1, **own)
-    extractor.save_pretrained(folder)
-    model = made(str(folder), clip_s=1.0)
-    spectrogram = model.settings.spectrogram
-    assert spectrogram.sample_rate_hz == own.get("sampling_rate", 16000)
-    wave = noise(spectrogram.n_samples, batch=1)
-    expected = extractor(
-        wave[0].numpy(), sampling_rate=spectrogram.sample_rate_hz, return_tensors="pt"
-    ).input_features[0]
-    with torch.no_grad():
-        found = model.log_mel.normalise(model.log_mel(wave))[0]
+    found, expected = features_of(folder, t.WhisperFeatureExtractor(chunk_length=1, **own))
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 

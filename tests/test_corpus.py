@@ -85,6 +85,17 @@ def test_links_to_folders_are_followed_once(tmp_path):
     }
 
 
+def test_what_two_folders_hold_by_a_link_is_in_both(tmp_path):
+    touch(tmp_path, "all/dog/a.wav", "all/cat/b.wav")
+    (tmp_path / "train").mkdir()
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).symlink_to(tmp_path / "all" / label)
+    assert len(list_sounds(tmp_path)) == 4
+    (tmp_path / "all" / "dog" / "round").symlink_to(tmp_path / "all" / "cat")
+    (tmp_path / "all" / "cat" / "round").symlink_to(tmp_path / "all" / "dog")
+    assert len(list_sounds(tmp_path)) == 8  # one link further, and no round trip
+
+
 def test_folders_that_may_not_be_listed_are_told(tmp_path, monkeypatch):
     touch(tmp_path, "dog/a.wav", "cat/b.wav")
     listed = os.scandir

@@ -251,6 +251,10 @@ def test_each_recording_gets_a_file(folder, recordings, tmp_path, capsys):
     }  # fmt: skip
     alone = call(capsys, folder, recordings[0], "--format", "audacity", *EVENTS)[1]
     assert (out / "one.labels.txt").read_text() == alone
+    twice = [folder, recordings[0], recordings[0], "--format", "audacity", *EVENTS]
+    assert call(capsys, *twice, "--out-folder", tmp_path / "twice")[0] == 0
+    (only,) = (tmp_path / "twice").iterdir()
+    assert only.read_text() == alone
 
 
 def test_a_file_that_breaks_off_keeps_its_windows_and_loses_its_mean(

@@ -123,6 +123,14 @@ def test_esc10_in_the_first_layout_of_esc50_is_its_ten_classes(tmp_path):
     assert {clip.path.suffix for clip in ten.clips} == {".ogg"}
 
 
+def test_class_folders_without_a_sound_are_told(tmp_path):
+    for name in ("101 - Dog", "201 - Rain"):
+        (tmp_path / name).mkdir()
+    for corpus, what in (("esc50", "a class"), ("esc10", "a class of ESC-10")):
+        with pytest.raises(ManifestError, match=f"no sound in it in a folder of {what}\\."):
+            PUBLISHED[corpus].read(tmp_path)
+
+
 def test_esc_in_its_first_layout_is_known_by_its_names(tmp_path):
     for kind, folder in enumerate(("001 - Dog bark", "002 - Rain")):
         for fold in range(1, 6):
@@ -272,7 +280,9 @@ def test_a_corpus_is_fetched_unpacked_counted_and_read(name, made, tmp_path, mon
     source = opened(name, made[name]).clips
     assert told == {(c.path.name, c.label, c.group, c.fold, c.split) for c in source}
     path.unlink()
-    download(name, root)  # there already: no server is asked
+    (root / ".lock").unlink()
+    download(name, root)  # there already: no server is asked, and nothing is written
+    assert not (root / ".lock").exists()
 
 
 def test_an_archive_fetched_by_hand_is_unpacked(made, tmp_path, monkeypatch):
