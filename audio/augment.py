@@ -76,6 +76,13 @@ class WaveformDraw:
     background_place: Array | None = None
     background_snr_db: Array | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is done but to turn, speed, filter and scale each clip."""
+        more = (self.pitch_semitones, self.sign, self.low_pass_hz, self.high_pass_hz, self.rt60_s,
+                self.other, self.background_place)  # fmt: skip
+        return bool(np.isnan(self.noise_snr_db).all()) and all(values is None for values in more)
+
 
 def draw_waveform(
     rng: np.random.Generator, settings: AugmentationSettings, batch: int
@@ -242,10 +249,11 @@ class SpectrogramDraw:
     """What is done to each clip's spectrogram, as shares of its height and width.
 
     mel_from, mel_size, frame_from, frame_size: (batch, stripes), in [0, 1]. mix_with: (batch,),
-    which clip each is mixed with. keep: its own share in that mixture, 1 is no mixture. What
-    follows is (batch, 2), where it begins and how large it is, and None where it is off. warp: the
-    point of time that moves, and by how much. erase_mel, erase_frame: a rectangle that is blanked.
-    cut_mel, cut_frame: one that is the other clip's, of the frames that both have.
+    which clip each is mixed with. keep: its own share in that mixture, 1 is no mixture; one for
+    the batch, or (batch,). What follows is (batch, 2), where it begins and how large it is, and
+    None where it is off. warp: the point of time that moves, and by how much. erase_mel,
+    erase_frame: a rectangle that is blanked. cut_mel, cut_frame: one that is the other clip's, of
+    the frames that both have.
     """
 
     mel_from: Array
@@ -253,7 +261,7 @@ class SpectrogramDraw:
     frame_from: Array
     frame_size: Array
     mix_with: NDArray[np.int64]
-    keep: float
+    keep: float | Array
     warp: Array | None = None
     erase_mel: Array | None = None
     erase_frame: Array | None = None
@@ -261,10 +269,14 @@ class SpectrogramDraw:
     cut_frame: Array | None = None
 
     @property
-    def only_stripes(self) -> bool:
-        """Whether nothing is done but to blank stripes."""
-        more = (self.warp, self.erase_mel, self.cut_mel)
-        return self.keep == 1 and all(values is None for values in more)
+    def is_plain(self) -> bool:
+        """Whether nothing is done but to blank stripes and to mix."""
+        return all(values is None for values in (self.warp, self.erase_mel, self.cut_mel))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any clip is mixed with another."""
+        return bool(np.less(self.keep, 1).any())
 
 
 def draw_spectrogram(
@@ -340,14 +352,22 @@ def apply_spectrogram(features: Tensor, frames: Tensor, draw: SpectrogramDraw) -
         own = (torch.arange(n_frames, device=features.device) < frames[:, None])[:, None]
         mean = (features * own).sum((1, 2)) / (own.sum((1, 2)).clamp_min(1) * n_mels)
         features = torch.where(blank, mean[:, None, None], features)
-    if draw.keep < 1:
-        other = features[torch.from_numpy(draw.mix_with).to(features.device)]
-        features = draw.keep * features + (1 - draw.keep) * other
+    if draw.mixes:
+        features = _mixed(features, draw)
     if draw.cut_mel is not None:
         patch = _patch(draw, frames, (n_mels, n_frames))
         other = features[torch.from_numpy(draw.mix_with).to(features.device)]
         features = torch.where(patch, other, features)
     return features
+
+
+def _mixed(values: Tensor, draw: SpectrogramDraw) -> Tensor:
+    """Return each clip's values, (batch, ...), mixed with another's as drawn."""
+    other = values[torch.from_numpy(draw.mix_with).to(values.device)]
+    if isinstance(draw.keep, float):
+        return draw.keep * values + (1 - draw.keep) * other
+    keep = torch.from_numpy(draw.keep).to(values).view(-1, *[1] * (values.ndim - 1))
+    return keep * values + (1 - keep) * other
 
 
 def _patch(draw: SpectrogramDraw, frames: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -376,15 +396,13 @@ def mix_targets(
     Raises:
         ValueError: there is a patch, and these were not given.
     """
-    if draw.keep == 1 and draw.cut_mel is None:
-        return targets
-    with_whom = torch.from_numpy(draw.mix_with).to(targets.device)
-    if draw.keep < 1:
-        targets = draw.keep * targets + (1 - draw.keep) * targets[with_whom]
+    if draw.mixes:
+        targets = _mixed(targets, draw)
     if draw.cut_mel is not None:
         if frames is None or shape is None:
             raise ValueError("a patch of another clip is weighed by its cells; give frames, shape.")
         cells = _patch(draw, frames, shape).sum((1, 2))
         share = (cells / (shape[0] * frames.clamp_min(1))).to(targets)[:, None]
+        with_whom = torch.from_numpy(draw.mix_with).to(targets.device)
         targets = (1 - share) * targets + share * targets[with_whom]
     return targets

@@ -140,16 +140,15 @@ def bend(waveform: Tensor, filter_db: Array, *, sample_rate_hz: float) -> Tensor
 
     filter_db: (batch, knots).
     """
-    n = waveform.shape[1]
+    n, device = waveform.shape[1], waveform.device
     highest = sample_rate_hz / 2
     lowest = min(_LOWEST_KNOT_HZ, highest / 2)
     f = np.maximum(np.fft.rfftfreq(n, 1 / sample_rate_hz), lowest)
-    n_spans = filter_db.shape[1] - 1
-    place = np.minimum(np.log2(f / lowest) / np.log2(highest / lowest), 1) * n_spans
-    low = np.minimum(place.astype(int), n_spans - 1)
-    part = place - low
-    curve_db = filter_db[:, low] * (1 - part) + filter_db[:, low + 1] * part
-    gain = torch.from_numpy((10 ** (curve_db / 20)).astype(np.float32)).to(waveform.device)
+    knots = np.arange(filter_db.shape[1])[:, None]
+    place = np.minimum(np.log2(f / lowest) / np.log2(highest / lowest), 1) * knots[-1]
+    share = (1 - np.abs(place - knots)).clip(0)  # of each knot at each frequency
+    curve_db = torch.from_numpy(filter_db).to(device) @ torch.from_numpy(share).to(device)
+    gain = torch.exp2(curve_db * (math.log2(10) / 20)).float()
     bent: Tensor = torch.fft.irfft(torch.fft.rfft(waveform) * gain, n=n)
     return bent
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from audio.augment import (
     SpectrogramDraw,
+    WaveformDraw,
     apply_spectrogram,
     apply_waveform,
     draw_spectrogram,
@@ -42,6 +43,7 @@ _EPSILON = 1e-8
 _SHAPE = ("sample_rate_hz", "clip_s", "padding", "n_mels", "n_fft", "hop_length", "edges")
 _SCORING_CELLS = 2**28  # of features at a time while scoring: 1 GiB in float32
 
+_Draw = TypeVar("_Draw", SpectrogramDraw, WaveformDraw)
 Curve = list[dict[str, float]]
 
 
@@ -214,7 +216,7 @@ class _FrontEnds:
         shares (n_models, batch, n_labels) of one step."""
         n = self.spectrogram.n_samples
         sounds: dict[bytes, int] = {}  # by what was drawn
-        waveforms, lengths, sound_of_draw, masks, rows_of_draw = [], [], [], [], []
+        drawn, sound_of_draw, masks, rows_of_draw = [], [], [], []
         for (_, augmentation), rng, order in zip(
             self.draw_keys, generators, self.orders, strict=True
         ):
@@ -226,43 +228,53 @@ class _FrontEnds:
             what = rows.tobytes() + starts.tobytes() + _bytes(wave)
             if what not in sounds:
                 sounds[what] = len(sounds)
-                waveform, n_valid = apply_waveform(
-                    *self._windows(rows, starts),
-                    wave,
-                    sample_rate_hz=self.spectrogram.sample_rate_hz,
-                )
-                waveforms.append(waveform)
-                lengths.append(n_valid)
+                drawn.append((rows, starts, wave))
             sound_of_draw.append(sounds[what])
             masks.append(draw_spectrogram(rng, augmentation, len(rows)))
             rows_of_draw.append(rows)
         size = len(rows)
-        n_valid = torch.cat(lengths)
-        features = self._normalised(torch.cat(waveforms), n_valid, size)
+        waveform, n_valid = self._sounds(drawn)
+        features = self._normalised(waveform, n_valid, size)
         own = self.norms[0].valid_frames(n_valid).clamp_max(features.shape[-1]).view(-1, size)
         sound_of = self._index(np.array(sound_of_draw)[self.draw_of])
         features = features[self._index(self.kind_of), sound_of]
         frames = own[sound_of]
-        shape = (features.shape[-2], features.shape[-1])
-        shares = torch.stack(
-            [
-                mix_targets(one_hot[self._index(r)], m, own[sound], shape)
-                for r, m, sound in zip(rows_of_draw, masks, sound_of_draw, strict=True)
-            ]
-        )[self._index(self.draw_of)]
-        # each mixture has a share of its own, and what is on in one draw may be off in another
-        if not all(mask.only_stripes for mask in masks):
+        shares = one_hot[self._index(np.array(rows_of_draw))]
+        if all(mask.is_plain for mask in masks):
+            every = np.arange(len(masks))
+            shares = mix_targets(shares.flatten(0, 1), _gathered(masks, every)).view_as(shares)
+            all_masks = _gathered(masks, self.draw_of)
+            flat = apply_spectrogram(features.flatten(0, 1), frames.flatten(), all_masks)
+            features = flat.view_as(features)
+        else:  # what is on in one draw may be off in another
+            shape = (features.shape[-2], features.shape[-1])
+            whole = zip(shares, masks, sound_of_draw, strict=True)
+            shares = torch.stack([mix_targets(s, m, own[sound], shape) for s, m, sound in whole])
             for i, mask in enumerate(masks):
                 models = self._index(np.flatnonzero(self.draw_of == i))
                 mine = features[models].flatten(0, 1)
                 tiled = _gathered([mask], np.zeros(len(models), np.int64))
                 mine = apply_spectrogram(mine, frames[models].flatten(), tiled)
                 features[models] = mine.view(len(models), size, *mine.shape[1:])
-        else:
-            all_masks = _gathered(masks, self.draw_of)
-            flat = apply_spectrogram(features.flatten(0, 1), frames.flatten(), all_masks)
-            features = flat.view_as(features)
-        return features, frames, shares
+        return features, frames, shares[self._index(self.draw_of)]
+
+    def _sounds(
+        self, drawn: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], WaveformDraw]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the varied waveforms of every (rows, starts, draw) in a row, and their lengths:
+        in one go where the draws can be joined, for a GPU takes as long over few clips."""
+        rows, starts, waves = zip(*drawn, strict=True)
+        if all(wave.is_plain for wave in waves):
+            every = _gathered(waves, np.arange(len(waves)))
+            drawn = [(np.concatenate(rows), np.concatenate(starts), every)]
+        varied = [
+            apply_waveform(
+                *self._windows(rows, starts), wave, sample_rate_hz=self.spectrogram.sample_rate_hz
+            )
+            for rows, starts, wave in drawn
+        ]
+        waveforms, lengths = zip(*varied, strict=True)
+        return torch.cat(waveforms), torch.cat(lengths)
 
     def _index(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(numbers).to(self.device)
@@ -400,16 +412,19 @@ def _bytes(draw: Any) -> bytes:
                     if value is not None else b"-" for value in fields.values())  # fmt: skip
 
 
-def _gathered(draws: Sequence[SpectrogramDraw], which: NDArray[np.int64]) -> SpectrogramDraw:
-    """Return the draws numbered `which`, of batches of one size, as one draw of all in a row."""
-    size = len(draws[0].mix_with)
+def _gathered(draws: Sequence[_Draw], which: NDArray[np.int64]) -> _Draw:
+    """Return the draws numbered `which`, of batches of one size and all plain, as one draw of all
+    in a row: a mixture's share becomes each clip's own, and whom it is with is counted on."""
     made: dict[str, Any] = {}
     for name, value in vars(draws[0]).items():
         if isinstance(value, np.ndarray):
+            size = len(value)
             made[name] = np.stack([vars(d)[name] for d in draws])[which].reshape(
                 len(which) * size, *value.shape[1:]
             )
         else:
             made[name] = value
-    made["mix_with"] = made["mix_with"] + np.repeat(np.arange(len(which)) * size, size)
-    return SpectrogramDraw(**made)
+    if "mix_with" in made:
+        made["keep"] = np.repeat(np.array([vars(d)["keep"] for d in draws])[which], size)
+        made["mix_with"] = made["mix_with"] + np.repeat(np.arange(len(which)) * size, size)
+    return type(draws[0])(**made)
