@@ -23,6 +23,7 @@ from audio.augment import apply_spectrogram, draw_spectrogram, mix_targets
 from audio.balance import Balance, epoch_order, make_balance
 from audio.checkpointing import load_checkpoint, save_checkpoint
 from audio.classifier import SpectrogramClassifier
+from audio.compiled import compiled
 from audio.devices import choose_device, use_threads
 from audio.examples import Examples, batches, resolve
 from audio.metrics import confusion_matrix, scores_of
@@ -94,7 +95,7 @@ def fine_tune(
     model.to(team.device)
     weights = Weights(model, settings)
     balance = make_balance(train.targets, len(labels), training.balance, device=team.device)
-    classify = torch.compile(model.classify) if training.torch_compile else model.classify
+    classify = compiled(model) if training.torch_compile else model.classify
     steps_per_epoch = math.ceil(len(train.targets) / training.batch_size)
     n_steps = training.epochs * steps_per_epoch
     schedule = schedule or Schedule()

@@ -381,9 +381,11 @@ def test_a_step_that_overflows_float16_is_left_out_and_the_scale_halved():
 
 
 @pytest.mark.slow
-def test_a_compiled_network_is_the_network():
+@pytest.mark.parametrize("backbone", ["whisper-scratch", "ast-scratch"])
+def test_a_compiled_network_is_the_network(backbone):
+    still = STILL | {"backbone": backbone}
     plain, compiled = (
-        fine_tune(tones(), tones(9), settings(**STILL, torch_compile=on), LABELS)
+        fine_tune(tones(), tones(9), settings(**still, torch_compile=on), LABELS)
         for on in (False, True)
     )
     close(plain, compiled, 1e-3)
@@ -418,6 +420,17 @@ def test_compiling_is_asked_of_torch_for_training_alone(monkeypatch):
     )
     assert asked == ["classify", *["step"] * 9]
     assert told(plain) == told(compiled)
+    asked.clear()
+    plain, compiled = (
+        fine_tune(tones(), tones(9), settings(torch_compile=on, backbone="ast-scratch"), LABELS)
+        for on in (False, True)
+    )
+    lists = [m for m in compiled.model.network.modules() if isinstance(m, torch.nn.ModuleList)]
+    layers = max(lists, key=len)
+    assert asked[: len(layers)] == ["forward"] * len(layers)  # each layer's own, all one code
+    assert asked[len(layers) :] == ["step"] * 9 * len(layers)
+    assert told(plain) == told(compiled)
+    assert not any("forward" in vars(layer) for layer in layers)
 
 
 def test_the_rate_does_not_depend_on_how_a_batch_is_worked_through():
