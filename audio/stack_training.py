@@ -40,7 +40,21 @@ from audio.waveform import Waveform, window_starts
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-8
-_SHAPE = ("sample_rate_hz", "clip_s", "padding", "n_mels", "n_fft", "hop_length", "edges")
+_ALIKE = {
+    "spectrogram": ("sample_rate_hz", "clip_s", "padding", "n_mels", "n_fft", "hop_length", "edges",
+                    "n_frames", "frame_length"),
+    "training": ("backbone", "size", "epochs", "batch_size", "dropout", "precision"),
+}  # fmt: skip
+_LEFT_OUT = {
+    "balance": "none",
+    "freeze_backbone": False,
+    "unfreeze_epochs": 0,
+    "layer_decay": 1.0,
+    "lora_rank": 0,
+    "ema_decay": 0.0,
+    "patience": 0,
+    "micro_batches": 1,
+}
 _SCORING_CELLS = 2**28  # of features at a time while scoring: 1 GiB in float32
 
 _Draw = TypeVar("_Draw", SpectrogramDraw, WaveformDraw)
@@ -55,10 +69,12 @@ class ManyFits:
     """As given, with what is measured on the training clips filled in."""
     curves: tuple[Curve, ...]
     """A dict an epoch: epoch, train_loss, and NAME_loss, NAME_accuracy, NAME_macro_f1 of each
-    scored set."""
+    scored set, where it was scored."""
     stack: NetworkStack
     labels: tuple[str, ...]
     seconds: float
+    stopped: bool = False
+    """`stop` cut them short."""
 
     def model(self, i: int) -> SpectrogramClassifier:
         """Return the fitted model of settings `i`."""
@@ -68,26 +84,44 @@ class ManyFits:
         return model
 
 
+def alike(settings: Settings) -> dict[str, Any]:
+    """Return what all settings of a stack must agree in, by name.
+
+    Raises:
+        SettingsError: these use what a stack cannot do.
+    """
+    training = settings.training
+    for name, value in _LEFT_OUT.items():
+        if (have := getattr(training, name)) != value:
+            raise SettingsError(f"{name}={have} does not go with a stack; leave it at {value}.")
+    for name, have, can in (
+        ("backbone", training.backbone, training.backbone == "whisper-scratch"),
+        ("precision", training.precision, training.precision != "float16"),
+        ("background_percent", settings.augmentation.background_percent,
+         not settings.augmentation.background_percent),
+    ):  # fmt: skip
+        if not can:
+            raise SettingsError(f"{name}={have} does not go with a stack; train it alone.")
+    return {
+        name: getattr(getattr(settings, part), name)
+        for part, names in _ALIKE.items()
+        for name in names
+    }
+
+
 def check_alike(settings: Sequence[Settings]) -> None:
     """Hold settings to what a stack can train together.
 
     Raises:
         SettingsError: they differ in what must be equal, or use what a stack cannot do.
     """
-    first = settings[0]
+    first = alike(settings[0])
     for one in settings:
-        for name in (*_SHAPE, "n_frames", "frame_length"):
-            have, want = getattr(one.spectrogram, name), getattr(first.spectrogram, name)
-            if have != want:
-                raise SettingsError(f"{name}={have} beside {want} in one stack; train them apart.")
-        for name in ("backbone", "epochs", "batch_size", "dropout"):
-            have, want = getattr(one.training, name), getattr(first.training, name)
-            if have != want:
-                raise SettingsError(f"{name}={have} beside {want} in one stack; train them apart.")
-        if one.training.balance != "none" or one.training.freeze_backbone:
-            raise SettingsError("balance and freeze_backbone do not go with a stack.")
-        if one.augmentation.background_percent:
-            raise SettingsError("background_percent does not go with a stack; set it to 0.")
+        for name, have in alike(one).items():
+            if have != first[name]:
+                raise SettingsError(
+                    f"{name}={have} beside {first[name]} in one stack; train them apart."
+                )
 
 
 def fine_tune_many(
@@ -97,16 +131,21 @@ def fine_tune_many(
     labels: Sequence[str],
     *,
     device: torch.device,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Callable[[Sequence[dict[str, float]]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    wants_scores: Callable[[], bool] | None = None,
+    tolerant: bool = False,
 ) -> ManyFits:
     """Return the fits of many settings to the same clips, trained side by side.
 
     scored: sets of clips by name (validation, test) that every network is scored on after every
-    epoch. device: best a GPU; products are in bfloat16 where the settings say so.
+    epoch. device: best a GPU; products are in bfloat16 where the settings say so. on_epoch: told
+    each network's row of its curve. stop, wants_scores: as `fine_tune` has them. tolerant: a
+    network whose loss is no longer finite is left to the others, who do not feel it.
 
     Raises:
         SettingsError: the settings cannot be stacked.
-        FloatingPointError: a loss is no longer finite.
+        FloatingPointError: a loss is no longer finite, and `tolerant` is off.
     """
     started = time.perf_counter()
     check_alike(settings)
@@ -139,6 +178,9 @@ def fine_tune_many(
         generators = front.draws(epoch)
         total = torch.zeros(n_models, device=device)
         for step in range(steps_per_epoch):
+            if stop is not None and stop():
+                seconds = time.perf_counter() - started
+                return ManyFits(settings, curves, stack, tuple(labels), seconds, stopped=True)
             part = slice(step * training.batch_size, (step + 1) * training.batch_size)
             features, frames, shares = front.batch(generators, part, one_hot)
             rates = front.rates(epoch * steps_per_epoch + step, n_steps)
@@ -150,20 +192,22 @@ def fine_tune_many(
             optimiser.step(rates)
             total += losses.detach() * features.shape[1]
         mean = (total / n_clips).tolist()
-        if not all(map(math.isfinite, mean)):
+        if not tolerant and not all(map(math.isfinite, mean)):
             bad = settings[[math.isfinite(v) for v in mean].index(False)]
             raise FloatingPointError(
                 f"a training loss is not finite in epoch {epoch + 1}; lower learning_rate="
                 f"{bad.training.learning_rate}."
             )
         rows: list[dict[str, float]] = [{"epoch": epoch + 1, "train_loss": v} for v in mean]
-        for name, test in tests.items():
-            for row, scores in zip(rows, test.scores(stack, dtype), strict=True):
-                row |= {f"{name}_{key}": value for key, value in scores.items()}
+        is_last = epoch + 1 == training.epochs
+        if is_last or wants_scores is None or wants_scores():
+            for name, test in tests.items():
+                for row, scores in zip(rows, test.scores(stack, dtype), strict=True):
+                    row |= {f"{name}_{key}": value for key, value in scores.items()}
         for curve, row in zip(curves, rows, strict=True):
             curve.append(row)
         if on_epoch is not None:
-            on_epoch(epoch + 1)
+            on_epoch(rows)
     seconds = time.perf_counter() - started
     return ManyFits(settings, curves, stack, tuple(labels), seconds)
 

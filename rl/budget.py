@@ -47,15 +47,20 @@ class SearchSettings:
     """Prefer settings that train fast: dyna-q-ucb then goes by the improvement that it expects
     for each second of training."""
     workers: int = 0
-    """Trainings at a time, each in a process of its own; 0 is one for each core, 1 runs here."""
+    """Trainings at a time, each in a process of its own; 0 is one for each core (one, where a
+    worker stacks), 1 runs here."""
+    stack: int = 1
+    """Trials that a worker takes at once, for a GPU: those whose networks have one shape are
+    trained side by side, the rest one by one. The agent then chooses so many settings before it
+    hears of the first."""
     finalists: int = 4
     """Settings to train again; the default settings always take part beside them."""
     replicates: int = 4
     """Fresh seeds of the default and of the best two finalists; the others drop out halfway."""
 
     def __post_init__(self) -> None:
-        least = {"trials": 1, "workers": 0, "finalists": 1, "replicates": 1, "stop_epoch": 1,
-                 "trial_epochs": 1}  # fmt: skip
+        least = {"trials": 1, "workers": 0, "stack": 1, "finalists": 1, "replicates": 1,
+                 "stop_epoch": 1, "trial_epochs": 1}  # fmt: skip
         for name, at_least in least.items():
             value = getattr(self, name)
             if value is not None and value < at_least:
@@ -64,6 +69,12 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BudgetError(f"{name}={value} must be above 0; raise it.")
+        for name in ("training_seconds", "cost_aware"):
+            if self.stack > 1 and getattr(self, name):
+                raise BudgetError(
+                    f"{name} needs the time of each training, and those in a stack={self.stack} "
+                    "share theirs; leave one of them out."
+                )
         if self.cost_aware and self.agent != "dyna-q-ucb":
             raise BudgetError(
                 f"cost_aware goes with agent=dyna-q-ucb, not {self.agent}; change one of them."

@@ -47,11 +47,23 @@ class TrialResult:
     (`rl.workers.RESERVED`) are left out."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A training that is asked for: the arguments of an objective."""
+
+    values: Setting
+    seed: int
+    report: Report
+
+
 class Objective(Protocol):
     """Trains with a setting. It must be picklable; a method `prepare()`, where it has one, is
     called once in each worker's process, before the first training. Where it has a method
     `block(seed)`, that says on which of several sets of validation clips a training is scored
-    (None: there is one set), so that their difference can be taken off."""
+    (None: there is one set), so that their difference can be taken off. Where it has a method
+    `many(jobs, stop)`, that does several trainings and yields, whenever some have ended together,
+    what came of them by their numbers, a `TrialResult` or an exception each; where no more is taken
+    from it, the rest shall not be done."""
 
     @property
     def epochs(self) -> int:

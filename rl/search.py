@@ -305,7 +305,7 @@ def _workers(work: Work, nodes: Nodes | None, stop: Stop, look: Callable[[], Non
     n = work.settings.workers
     if nodes is not None:
         return Cluster(work, nodes, n, stop, look)
-    n = n or len(os.sched_getaffinity(0))
+    n = n or (len(os.sched_getaffinity(0)) if work.settings.stack == 1 else 1)
     return Here(work, stop, look) if n == 1 else Pool(work, n, stop, look)
 
 

@@ -197,10 +197,10 @@ def bury(study: Study, trial: FrozenTrial, error: str) -> None:
 
 
 class Heart:
-    """Raises a running trial's count until it is stopped: `with Heart(study, trial_id): ...`."""
+    """Raises running trials' counts until it is stopped: `with Heart(study, ids, beat_s): ...`."""
 
-    def __init__(self, study: Study, trial_id: int, beat_s: float) -> None:
-        self._study, self._trial_id, self._beat_s = study, trial_id, beat_s
+    def __init__(self, study: Study, trial_ids: Sequence[int], beat_s: float) -> None:
+        self._study, self._trial_ids, self._beat_s = study, trial_ids, beat_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -208,8 +208,9 @@ class Heart:
         count = 0
         while not self._over.wait(self._beat_s):
             count += 1
-            with suppress(Exception):  # finished meanwhile, or a storage out of reach for once
-                self._study._storage.set_trial_user_attr(self._trial_id, BEAT, count)
+            for trial_id in self._trial_ids:
+                with suppress(Exception):  # finished meanwhile, or a storage out of reach for once
+                    self._study._storage.set_trial_user_attr(trial_id, BEAT, count)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -27,10 +27,10 @@ from optuna.trial import Trial, TrialState
 
 from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worker_name
 from rl.fidelity import BEGAN, BLOCK, ENDED, KILLED
-from rl.objective import Objective, Stop
+from rl.objective import Job, Objective, Stop, TrialResult
 from rl.space import Setting
 from rl.storage import SearchError
-from rl.studies import BEAT, RETRY_OF, Heart, Phase, bury
+from rl.studies import BEAT, RETRY_OF, Heart, Phase, bury, finish_failed
 
 GRACE_S = 30.0
 """How long a worker that was asked to stop may take before it is ended."""
@@ -84,7 +84,7 @@ class Overseer:
         else:
             last = min(self.work.n_epochs, settings.stop_epoch or self.work.n_epochs)
             self._is_awaited = (
-                is_on_curve(epoch, last) or settings.pruner != "none" or self._is_late()
+                is_on_curve(epoch, last) or settings.pruner != "none" or self.is_late()
             )
         return self._is_awaited
 
@@ -99,11 +99,14 @@ class Overseer:
             return False
         if self.epoch == self.work.settings.stop_epoch:
             return True  # as far as a trial goes: it is whole
-        self.is_cut = self._is_late() or self.trial.should_prune()
+        self.is_cut = self.is_late() or self.trial.should_prune()
         return self.is_cut
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
+        """Return whether the trials' time is up."""
         settings = self.work.settings
+        if self.phase == "finals":
+            return False
         if settings.minutes is None and settings.training_seconds is None:
             return False
         trials = self.study.get_trials(deepcopy=False)
@@ -122,21 +125,65 @@ RESERVED = (
 """User attributes that an objective cannot set."""
 
 
-def run_one(study: Study, trial: Trial, values: Setting, seed: int, work: Work, phase: Phase,
-            stop: Stop) -> None:  # fmt: skip
-    """Train with one setting and write down what came of it."""
-    result, error = None, ""
-    overseer = Overseer(study, trial, work, phase)
-    given = {**values, **(work.trial_values if phase == "trials" else {})}
-    if (block := block_of(work.objective, seed)) is not None:
-        trial.set_user_attr(BLOCK, block)
+Claim = tuple[Trial, Setting, int]
+"""A trial that a worker has taken, with its setting and seed."""
+
+
+def run_claimed(
+    study: Study, claims: Sequence[Claim], work: Work, phase: Phase, stop: Stop
+) -> None:
+    """Train with the setting of each trial, at once where there are several, and write down what
+    came of them."""
+    more = work.trial_values if phase == "trials" else {}
+    overseers = [Overseer(study, trial, work, phase) for trial, *_ in claims]
+    jobs = []
+    for (trial, values, seed), overseer in zip(claims, overseers, strict=True):
+        if (block := block_of(work.objective, seed)) is not None:
+            trial.set_user_attr(BLOCK, block)
+        jobs.append(Job({**values, **more}, seed, overseer))
+    left = dict(enumerate(claims))
+    with Heart(study, [trial._trial_id for trial, *_ in claims], work.place.beat_s):
+        outcomes = _outcomes(work.objective, jobs, stop)
+        for ended in outcomes:
+            for i, outcome in ended.items():
+                trial, *_ = left.pop(i)
+                # A trial finished by someone else: a resumed search took this worker for dead.
+                with suppress(UpdateFinishedTrialError):
+                    _write_down(study, trial, overseers[i], outcome, stop)
+            if left and overseers[0].is_late():
+                outcomes.close()  # what has not begun is not begun any more
+    for trial, *_ in left.values():
+        finish_failed(study, study._storage.get_trial(trial._trial_id), killed=True)
+
+
+def _outcomes(
+    objective: Objective, jobs: list[Job], stop: Stop
+) -> Generator[dict[int, TrialResult | Exception], None, None]:
+    """Yield what came of the jobs by their numbers: a result, or what was raised."""
+    left = set(range(len(jobs)))
     try:
-        with Heart(study, trial._trial_id, work.place.beat_s):
-            result = work.objective(given, seed, stop, overseer)
+        if len(jobs) == 1:
+            only = jobs[0]
+            yield {0: objective(only.values, only.seed, stop, only.report)}
+            return
+        for ended in cast("Any", objective).many(jobs, stop):
+            left -= set(ended)
+            yield ended
+    except Exception as problem:
+        yield dict.fromkeys(left, problem)
+
+
+def _write_down(
+    study: Study, trial: Trial, overseer: Overseer, outcome: TrialResult | Exception, stop: Stop
+) -> None:
+    """Tell the study what came of a trial."""
+    result, error = None, ""
+    if isinstance(outcome, Exception):
+        error = "".join(traceback.format_exception(outcome, limit=-8))
+    else:
+        result = outcome
         if not math.isfinite(result.score):
             error = f"the score is {result.score}, which is no number to learn from."
-    except Exception as problem:
-        error = "".join(traceback.format_exception(problem, limit=-8))
     trial.set_user_attr(ENDED, time.time())
     if stop():
         trial.set_user_attr(KILLED, True)
@@ -169,17 +216,20 @@ def run_phase(
     """Run trials, or the trainings that the finals want, until none is left or `stop()` is
     true."""
     study = work.study(phase)
+    several = work.settings.stack if hasattr(work.objective, "many") else 1
     while not stop():
-        if phase == "trials":
-            claimed = claim_trial(study, work)
-        else:
-            claimed = claim_final(study, work, wanted)
-        if claimed is None:
+        claims: list[Claim] = []
+        while len(claims) < several and not stop():
+            if phase == "trials":
+                claimed = claim_trial(study, work)
+            else:
+                claimed = claim_final(study, work, wanted)
+            if claimed is None:
+                break
+            claims.append(claimed)
+        if not claims:
             return
-        trial, values, seed = claimed
-        # A trial finished by someone else: a resumed search took this worker for dead.
-        with suppress(UpdateFinishedTrialError):
-            run_one(study, trial, values, seed, work, phase, stop)
+        run_claimed(study, claims, work, phase, stop)
         finished()
 
 

@@ -158,15 +158,14 @@ def stacks(
     base: Settings, space: SearchSpace, n_seeds: int, size: int
 ) -> list[list[tuple[int, int, Settings]]]:
     """Return what to train side by side: (setting's number, seed, settings), shape by shape."""
+    from audio.stack_training import alike
     from scripts.objective import settings_of
 
     shapes: dict[Any, list[tuple[int, int, Settings]]] = {}
     for number, setting in enumerate(space.settings()):
         for seed in range(n_seeds):
             one = settings_of(base, _with_seed(setting, base, seed))
-            s, t = one.spectrogram, one.training
-            shape = (s.sample_rate_hz, s.n_mels, s.n_frames, s.padding, t.dropout, t.batch_size)
-            shapes.setdefault((*shape, t.epochs), []).append((number, seed, one))
+            shapes.setdefault(tuple(alike(one).values()), []).append((number, seed, one))
     return [
         group[first : first + size]
         for group in shapes.values()
@@ -229,8 +228,9 @@ def _measure(
                 fits = fine_tune_many(
                     train, scored, [one for *_, one in part], clips.labels,  # type: ignore[arg-type]
                     device=device,
-                    on_epoch=lambda epoch, k=k, part=part: draw(  # type: ignore[misc]
-                        sum(map(len, plan[:k])) + len(part) * epoch // shape[2], n_trainings
+                    on_epoch=lambda rows, k=k, part=part: draw(  # type: ignore[misc]
+                        sum(map(len, plan[:k])) + len(part) * int(rows[0]["epoch"]) // shape[2],
+                        n_trainings,
                     ),
                 )  # fmt: skip
                 curves = {

@@ -11,15 +11,15 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from audio.clips import Manifest, ManifestError
-from audio.settings import Settings, fingerprint
-from rl.objective import Report, Stop, Stopped, TrialResult
+from audio.settings import Settings, SettingsError, fingerprint
+from rl.objective import Job, Report, Stop, Stopped, TrialResult
 
 REWARDS = {"accuracy": "validation_accuracy", "macro-f1": "validation_macro_f1"}
 
@@ -151,3 +151,91 @@ class TrainingObjective:
             curve=[round(value, 5) for value in curve],
             extra={"validation_loss": fit.history[fit.epoch - 1]["validation_loss"]},
         )
+
+    def many(self, jobs: Sequence[Job], stop: Stop) -> Iterator[dict[int, TrialResult | Exception]]:
+        """Yield what came of the jobs by their numbers, stack by stack: those that can share one
+        are trained side by side, the others alone. `seconds` is a training's share of its
+        stack's."""
+        if not self._examples:
+            self.prepare()
+        for numbers in self._stacks(jobs):
+            part = [jobs[i] for i in numbers]
+            try:
+                found = self._side_by_side(part, stop) if len(part) > 1 else self._alone(part, stop)
+            except Exception as problem:
+                found = [problem] * len(part)
+            yield dict(zip(numbers, found, strict=True))
+
+    def _stacks(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Return the jobs' numbers, those together that can be trained side by side, the largest
+        stack first."""
+        from audio.stack_training import alike
+
+        stacks: dict[Any, list[int]] = {}
+        for i, job in enumerate(jobs):
+            key: Any = i  # alone
+            with suppress(SettingsError):  # of what a stack cannot do
+                shape = alike(settings_of(self.settings, {**job.values, "seed": job.seed}))
+                key = (self.block(job.seed), *shape.values())
+            stacks.setdefault(key, []).append(i)
+        return sorted(stacks.values(), key=len, reverse=True)
+
+    def _alone(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
+        return [self(job.values, job.seed, stop, job.report) for job in jobs]
+
+    def _side_by_side(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
+        """Return what came of trainings of one shape. One that is ended early, or whose loss is no
+        longer finite, goes on unheard until all have ended."""
+        from audio.devices import choose_device, use_threads
+        from audio.stack_training import fine_tune_many
+
+        examples = self._examples[self.block(jobs[0].seed) or 0]
+        key = REWARDS[self.reward]
+        heard: list[list[dict[str, float]]] = [[] for _ in jobs]
+        going = dict(enumerate(jobs))
+
+        def told(rows: Sequence[dict[str, float]]) -> None:
+            for i, job in list(going.items()):
+                heard[i].append(rows[i])
+                if not _is_finite(rows[i]) or job.report(rows[i].get(key, math.nan)):
+                    del going[i]
+
+        def wants() -> bool:
+            answers = [job.report.wants() for job in going.values()]  # each wants to be asked
+            return any(answers)
+
+        use_threads(self.settings.training.threads)
+        fits = fine_tune_many(
+            examples["train"],
+            {"validation": examples["validation"]},
+            [settings_of(self.settings, {**job.values, "seed": job.seed}) for job in jobs],
+            self.labels,
+            device=choose_device(self.settings.training.device),
+            on_epoch=told,
+            stop=lambda: not going or stop(),
+            wants_scores=wants,
+            tolerant=True,
+        )
+        if fits.stopped and going:
+            raise Stopped
+        return [self._result(rows, key, fits.seconds / len(jobs)) for rows in heard]
+
+    def _result(
+        self, rows: Sequence[Mapping[str, float]], key: str, seconds: float
+    ) -> TrialResult | Exception:
+        if not _is_finite(rows[-1]):
+            return FloatingPointError(
+                f"the training loss is {rows[-1]['train_loss']} in epoch {len(rows)}; lower "
+                "learning_rate."
+            )
+        curve = [row.get(key, math.nan) for row in rows]
+        return TrialResult(
+            score=curve[-1],
+            seconds=seconds,
+            curve=[round(value, 5) for value in curve],
+            extra={"validation_loss": rows[-1]["validation_loss"]},
+        )
+
+
+def _is_finite(row: Mapping[str, float]) -> bool:
+    return math.isfinite(row["train_loss"])

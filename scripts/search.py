@@ -181,6 +181,7 @@ def _search(
 ) -> tuple[dict[str, Any], int]:
     """Return the results, and how many clips could not be used."""
     from audio.examples import resolve
+    from audio.stack_training import alike
     from rl.records import read_earlier
     from rl.search import run_search
     from scripts.clips_in import decode_sounds
@@ -212,8 +213,13 @@ def _search(
     window = resolve(settings_of(settings, {"normalisation": "none"}), clips.examples["train"])
     spectrogram = replace(settings.spectrogram, clip_s=window.spectrogram.clip_s)
     settings = replace(settings, spectrogram=spectrogram)
+    if budget.stack > 1:
+        if clips.examples["train"].targets.ndim == 2:
+            raise SettingsError("clips with several labels do not go with --stack; leave it out.")
+        alike(settings)  # refuses what a stack cannot do
     # one thread a trial where several run at once; not part of what is recommended
-    threads = settings.training.threads or (0 if budget.workers == 1 else 1)
+    is_alone = budget.workers == 1 or (budget.workers == 0 and budget.stack > 1)
+    threads = settings.training.threads or (0 if is_alone else 1)
     trained = settings.with_values({"threads": threads})
     rotation = rotations(clips.manifest) if command.rotate_validation else ()
     if rotation:

@@ -1,13 +1,16 @@
-"""The training objective on a node of a cluster that does not see the decoded clips."""
+"""The training objective: on a node that does not see the decoded clips, and several at once."""
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from audio.clips import ManifestError
 from audio.settings import Settings
@@ -15,6 +18,8 @@ from audio.splits import SplitSettings, assign_splits
 from audio.waveform import open_store
 from data.corpus import CorpusSettings, open_corpus
 from data.synthetic import SyntheticSettings, write_corpus
+from rl.objective import Job, Stopped, TrialResult
+from scripts import search
 from scripts.objective import TrainingObjective
 
 
@@ -53,3 +58,141 @@ def test_a_clip_that_a_node_lacks_is_named(objective: TrainingObjective) -> None
     gone.unlink()
     with pytest.raises(ManifestError, match=f"{gone.name}: cannot be read on .* nor 0 others"):
         objective.prepare()
+
+
+# Several trainings at once
+
+SMALL = {"hop_length": 320, "n_mels": 24, "epochs": 2, "dropout": 0.0, "threads": 1}
+SMALL |= {"device": "cpu", "clip_s": 0.5, "size": "nano"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainingObjective:
+    folder = tmp_path_factory.mktemp("stack")
+    write_corpus(folder / "clips", SyntheticSettings(clips_per_class=4, sessions=4, clip_s=0.5))
+    manifest = assign_splits(open_corpus(folder / "clips", CorpusSettings()), SplitSettings())
+    return TrainingObjective(
+        manifest, manifest.labels, folder / "store", Settings().with_values(SMALL), "accuracy"
+    )
+
+
+class Heard:
+    """Hears scores and ends the training after `last`."""
+
+    def __init__(self, last: int = 99) -> None:
+        self.scores: list[float] = []
+        self.last = last
+
+    def wants(self) -> bool:
+        return True
+
+    def __call__(self, score: float) -> bool:
+        self.scores.append(score)
+        return len(self.scores) >= self.last
+
+
+JOBS = [
+    {"speed_percent": 0.0},
+    {"n_mels": 16},
+    {"mixup_percent": 0.0, "filter_db": 12.0},
+    {"balance": "weights"},  # what a stack cannot do is trained alone
+    {"normalisation": "band", "learning_rate": 3e-3},
+]
+
+
+def test_side_by_side_trainings_score_what_each_scores_alone(whole: TrainingObjective) -> None:
+    jobs = [Job(values, 4 * i, Heard()) for i, values in enumerate(JOBS)]
+    ended = list(whole.many(jobs, lambda: False))
+    assert [sorted(part) for part in ended] == [[0, 2, 4], [1], [3]]  # the largest first
+    found = {i: outcome for part in ended for i, outcome in part.items()}
+    for i, job in enumerate(jobs):
+        alone = whole(job.values, job.seed, lambda: False, Heard())
+        result = found[i]
+        assert isinstance(result, TrialResult), result
+        assert result.extra["validation_loss"] == pytest.approx(
+            alone.extra["validation_loss"], rel=0.02
+        )
+        assert len(result.curve) == 2
+        assert result.score == pytest.approx(alone.score, abs=0.11)  # one clip of ten
+        assert job.report.scores == [pytest.approx(v, abs=1e-4) for v in result.curve]
+        assert result.seconds > 0
+
+
+def test_one_that_diverges_or_is_ended_leaves_the_others_alone(whole: TrainingObjective) -> None:
+    values = [{}, {"learning_rate": 10.0, "weight_decay": 10.0}, {"mixup_percent": 0.0}]
+    heard = [Heard(), Heard(), Heard(last=1)]
+    jobs = [Job(v, 2, h) for v, h in zip(values, heard, strict=True)]
+    longer = replace(whole, settings=whole.settings.with_values({"epochs": 12}), _examples=[])
+    (found,) = longer.many(jobs, lambda: False)
+    assert isinstance(found[0], TrialResult)
+    assert len(found[0].curve) == 12
+    assert isinstance(found[2], TrialResult)
+    assert len(found[2].curve) == 1
+    if isinstance(found[1], Exception):
+        assert "lower learning_rate" in str(found[1])
+        assert len(heard[1].scores) < 12
+    alone = longer({}, 2, lambda: False, Heard())
+    assert found[0].extra["validation_loss"] == pytest.approx(
+        alone.extra["validation_loss"], rel=0.05
+    )
+
+
+def test_a_loss_that_is_no_number_is_that_trainings_alone(
+    whole: TrainingObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import audio.stack_training as stacks
+
+    real = stacks.NetworkStack.logits
+
+    def spoilt(self, features, *given, **named):
+        made = real(self, features, *given, **named)
+        return torch.cat([made[:1] * math.nan, made[1:]])
+
+    monkeypatch.setattr(stacks.NetworkStack, "logits", spoilt)
+    heard = [Heard(), Heard()]
+    (found,) = whole.many([Job({}, 2, heard[0]), Job({}, 4, heard[1])], lambda: False)
+    assert isinstance(found[0], FloatingPointError)
+    assert "in epoch 1; lower learning_rate" in str(found[0])
+    assert heard[0].scores == []
+    assert isinstance(found[1], TrialResult)
+    assert len(heard[1].scores) == 2
+
+
+def test_asked_to_stop_all_of_a_stack_give_up(whole: TrainingObjective) -> None:
+    asked = iter(range(99))
+    jobs = [Job({}, 2, Heard()), Job({}, 4, Heard())]
+    (found,) = whole.many(jobs, lambda: next(asked) >= 1)
+    assert all(isinstance(outcome, Stopped) for outcome in found.values())
+
+
+def test_the_command_takes_several_trials_at_once(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "clips", SyntheticSettings(clips_per_class=6, sessions=3, clip_s=0.5))
+    (tmp_path / "space.toml").write_text(
+        '[[knob]]\nname = "mixup_percent"\nvalues = [0.0, 50.0]\n'
+        '[[knob]]\nname = "normalisation"\nvalues = ["active", "clip"]\n'
+        '[[knob]]\nname = "n_mels"\nvalues = [24, 64]\n'
+    )
+    arguments = [str(tmp_path / "clips"), "--out", str(tmp_path / "study"), "--trials", "6"]
+    arguments += ["--space", str(tmp_path / "space.toml"), "--epochs", "2", "--hop-length", "320"]
+    arguments += ["--finalists", "1", "--replicates", "2", "--size", "nano", "--stack", "6"]
+    assert search.main(arguments) == 0
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert [trial["state"] for trial in results["trials"]] == ["complete"] * 6
+    assert len({trial["pid"] for trial in results["trials"] if "pid" in trial}) <= 1
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--backbone", "vit-scratch"], "backbone=vit-scratch does not go with a stack"),
+        (["--ema-decay", "0.9"], "ema_decay=0.9 does not go with a stack; leave it at 0.0"),
+        (["--precision", "float16"], "precision=float16 does not go with a stack"),
+    ],
+)
+def test_what_a_stack_cannot_do_is_refused(
+    more: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_corpus(tmp_path / "clips", SyntheticSettings(clips_per_class=4, sessions=4, clip_s=0.5))
+    arguments = [str(tmp_path / "clips"), "--out", str(tmp_path / "study"), "--stack", "4"]
+    assert search.main([*arguments, *more]) != 0
+    assert reason in capsys.readouterr().err
