@@ -33,8 +33,8 @@ class ScheduleSettings(SettingsGroup):
     earlier run, to be replayed."""
     arms: str = "operations"
     """What the agent picks from: operations (one of uniform's for half of the clips, uniform's rule
-    for the rest); presets; factored (strengths of masking, mixing, noise and speed); or a JSON file
-    {factor: {arm: {setting: value}}}."""
+    for the rest); presets; factored (strengths of masking, mixing, noise with filter, and speed);
+    or a JSON file {factor: {arm: {setting: value}}}."""
     segment_epochs: float = setting(1.0, low=0.1, high=100.0)
     """How long an arm is held, in epochs."""
     probe_percent: float = setting(8.0, low=1.0, high=50.0)

@@ -158,9 +158,10 @@ def fast_lengths(width: int, speeds: Array) -> NDArray[np.int64]:
     """
     befores = _fast_between(width + _SILENCE, int(1.05 * (width + _SILENCE) + 256))
     wanted = np.maximum(1, np.rint(befores / speeds[:, None])).astype(np.int64)
-    fast = _fast_between(1, next_fast_len(int(wanted.max())))
-    afters = fast[[np.searchsorted(fast, wanted, "right") - 1, np.searchsorted(fast, wanted)]]
-    error = np.abs(befores / afters / speeds[:, None] - 1)  # (2, speeds, befores)
+    fast = _fast_between(1, 1 << int(wanted.max()).bit_length())  # few different ones
+    below, above = np.searchsorted(fast, wanted, "right") - 1, np.searchsorted(fast, wanted)
+    afters = fast[np.stack([below, above])]  # (2, speeds, befores)
+    error = np.abs(befores / afters / speeds[:, None] - 1)
     least = error.min(0)
     near = least < _EXACT
     which = np.where(near.any(1), near.argmax(1), least.argmin(1))

@@ -1,7 +1,8 @@
 """Small networks trained one after another and side by side, on one device: trainings a minute.
 
 `python -m benchmarks.side_by_side [--device cuda] [--sizes 1 8 64 512] [--epochs 3]`: the default
-network on 360 noises of .75 s at 8 kHz, each network with a seed and an augmentation of its own.
+network on 360 noises of .75 s at 8 kHz; the networks have three seeds, twelve augmentations and two
+normalisations among them, and share what is drawn for these.
 """
 
 from __future__ import annotations

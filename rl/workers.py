@@ -130,10 +130,11 @@ Claim = tuple[Trial, Setting, int]
 
 
 def run_claimed(
-    study: Study, claims: Sequence[Claim], work: Work, phase: Phase, stop: Stop
-) -> None:
+    study: Study, claims: Sequence[Claim], work: Work, phase: Phase, stop: Stop,
+    finished: Callable[[], None],
+) -> None:  # fmt: skip
     """Train with the setting of each trial, at once where there are several, and write down what
-    came of them."""
+    came of them; `finished` is called whenever some have ended."""
     more = work.trial_values if phase == "trials" else {}
     overseers = [Overseer(study, trial, work, phase) for trial, *_ in claims]
     jobs = []
@@ -150,6 +151,7 @@ def run_claimed(
                 # A trial finished by someone else: a resumed search took this worker for dead.
                 with suppress(UpdateFinishedTrialError):
                     _write_down(study, trial, overseers[i], outcome, stop)
+            finished()
             if left and overseers[0].is_late():
                 outcomes.close()  # what has not begun is not begun any more
     for trial, *_ in left.values():
@@ -229,8 +231,7 @@ def run_phase(
             claims.append(claimed)
         if not claims:
             return
-        run_claimed(study, claims, work, phase, stop)
-        finished()
+        run_claimed(study, claims, work, phase, stop, finished)
 
 
 def prepare(objective: Objective) -> None:

@@ -161,7 +161,7 @@ class TrainingObjective:
         for numbers in self._stacks(jobs):
             part = [jobs[i] for i in numbers]
             try:
-                found = self._side_by_side(part, stop) if len(part) > 1 else self._alone(part, stop)
+                found = self._side_by_side(part, stop)
             except Exception as problem:
                 found = [problem] * len(part)
             yield dict(zip(numbers, found, strict=True))
@@ -185,10 +185,15 @@ class TrainingObjective:
 
     def _side_by_side(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
         """Return what came of trainings of one shape. One that is ended early, or whose loss is no
-        longer finite, goes on unheard until all have ended."""
+        longer finite, goes on unheard until all have ended. Where the GPU's memory does not hold
+        them, they are trained in two halves."""
+        import torch
+
         from audio.devices import choose_device, use_threads
         from audio.stack_training import fine_tune_many
 
+        if len(jobs) == 1:
+            return self._alone(jobs, stop)
         examples = self._examples[self.block(jobs[0].seed) or 0]
         key = REWARDS[self.reward]
         heard: list[list[dict[str, float]]] = [[] for _ in jobs]
@@ -205,17 +210,26 @@ class TrainingObjective:
             return any(answers)
 
         use_threads(self.settings.training.threads)
-        fits = fine_tune_many(
-            examples["train"],
-            {"validation": examples["validation"]},
-            [settings_of(self.settings, {**job.values, "seed": job.seed}) for job in jobs],
-            self.labels,
-            device=choose_device(self.settings.training.device),
-            on_epoch=told,
-            stop=lambda: not going or stop(),
-            wants_scores=wants,
-            tolerant=True,
-        )
+        fits = None
+        try:
+            fits = fine_tune_many(
+                examples["train"],
+                {"validation": examples["validation"]},
+                [settings_of(self.settings, {**job.values, "seed": job.seed}) for job in jobs],
+                self.labels,
+                device=choose_device(self.settings.training.device),
+                on_epoch=told,
+                stop=lambda: not going or stop(),
+                wants_scores=wants,
+                tolerant=True,
+            )
+        except torch.OutOfMemoryError:
+            if any(heard):  # told already: they cannot begin again
+                raise
+        if fits is None:  # outside of `except`, which would keep what lies in the memory
+            torch.cuda.empty_cache()
+            half = len(jobs) // 2
+            return [*self._side_by_side(jobs[:half], stop), *self._side_by_side(jobs[half:], stop)]
         if fits.stopped and going:
             raise Stopped
         return [self._result(rows, key, fits.seconds / len(jobs)) for rows in heard]

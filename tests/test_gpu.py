@@ -295,10 +295,11 @@ def test_finetune_predict_and_explain(corpus, tmp_path, capsys):
     assert explain.main([model, str(clip), *page]) == 0
 
 
-def test_search_with_two_workers_on_one_gpu(corpus, tmp_path):
+@pytest.mark.parametrize("how", [["--workers", "2"], ["--stack", "4"]])
+def test_search_with_two_workers_or_a_stack_on_one_gpu(how, corpus, tmp_path):
     arguments = [str(corpus), "--out", str(tmp_path / "study"), "--space", "quick", "--trials", "4"]
     arguments += ["--epochs", "2", "--hop-length", "320", "--finalists", "1", "--replicates", "1"]
-    assert search.main([*arguments, "--workers", "2", "--device", "cuda"]) == 0
+    assert search.main([*arguments, *how, "--device", "cuda"]) == 0
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert [trial["state"] for trial in results["trials"]] == ["complete"] * 4
 

@@ -158,6 +158,27 @@ def test_a_loss_that_is_no_number_is_that_trainings_alone(
     assert len(heard[1].scores) == 2
 
 
+def test_a_stack_that_no_memory_holds_is_trained_in_halves(
+    whole: TrainingObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import audio.stack_training as stacks
+
+    real, sizes = stacks.fine_tune_many, []
+
+    def small(train, scored, settings, *given, **named):
+        sizes.append(len(settings))
+        if len(settings) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(train, scored, settings, *given, **named)
+
+    monkeypatch.setattr(stacks, "fine_tune_many", small)
+    jobs = [Job({}, 2 * i, Heard()) for i in range(5)]
+    (found,) = whole.many(jobs, lambda: False)
+    assert sizes == [5, 2, 3, 2]  # and one alone
+    assert all(isinstance(found[i], TrialResult) for i in range(5))
+    assert [len(job.report.scores) for job in jobs] == [2] * 5
+
+
 def test_asked_to_stop_all_of_a_stack_give_up(whole: TrainingObjective) -> None:
     asked = iter(range(99))
     jobs = [Job({}, 2, Heard()), Job({}, 4, Heard())]
