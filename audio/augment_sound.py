@@ -104,7 +104,7 @@ def play_together(waveform: Tensor, speeds: Array) -> Tensor:
     launches, and for a plan of every new pair of lengths, most of a training step.
 
     Each row is read between samples that are eight times as close, by a polynomial through the six
-    around (error under 1e-5); what is above a Nyquist frequency is left out before. From `play_at`
+    around (error under 2e-5); what is above a Nyquist frequency is left out before. From `play_at`
     it differs in what rings where a clip is cut off while it is loud.
     """
     out = torch.empty_like(waveform)
@@ -130,7 +130,7 @@ def _read_between(waveform: Tensor, ratio: Tensor) -> Tensor:
     fine = torch.cat([fine[:, -2:], fine, fine[:, :3]], 1)  # it goes round
     place = torch.arange(width, device=device) * (ratio * _FINER)
     low = place.long().clamp_max(n - 1)
-    powers = (place - low).float()[..., None] ** torch.arange(6, device=device)
+    powers = (place - low).clamp_max(1).float()[..., None] ** torch.arange(6, device=device)
     around = low[..., None] + torch.arange(6, device=device)
     values = fine.gather(1, around.flatten(1)).view(around.shape)
     read = (values * (powers @ torch.from_numpy(_LAGRANGE).to(device))).sum(-1)

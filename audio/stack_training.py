@@ -55,9 +55,11 @@ _LEFT_OUT = {
     "patience": 0,
     "micro_batches": 1,
 }
+_SAMPLES = 2**26  # of waveforms to vary at a time: some 3 GiB with all that is about them
 _SCORING_CELLS = 2**28  # of features at a time while scoring: 1 GiB in float32
 
 _Draw = TypeVar("_Draw", SpectrogramDraw, WaveformDraw)
+_Drawn = tuple[NDArray[np.int64], NDArray[np.int64], WaveformDraw]
 Curve = list[dict[str, float]]
 
 
@@ -177,20 +179,22 @@ def fine_tune_many(
     for epoch in range(training.epochs):
         generators = front.draws(epoch)
         total = torch.zeros(n_models, device=device)
-        for step in range(steps_per_epoch):
-            if stop is not None and stop():
-                seconds = time.perf_counter() - started
-                return ManyFits(settings, curves, stack, tuple(labels), seconds, stopped=True)
-            part = slice(step * training.batch_size, (step + 1) * training.batch_size)
-            features, frames, shares = front.batch(generators, part, one_hot)
-            rates = front.rates(epoch * steps_per_epoch + step, n_steps)
-            logits = stack.logits(features, frames, training=True, dtype=dtype)
-            goal = shares * (1 - smoothing[:, None, None])
-            goal = goal + smoothing[:, None, None] / shares.shape[-1]
-            losses = -(goal * logits.log_softmax(-1)).sum(-1).mean(-1)  # one a model
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            optimiser.step(rates)
-            total += losses.detach() * features.shape[1]
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(_dropout_seed(settings, epoch))
+            for step in range(steps_per_epoch):
+                if stop is not None and stop():
+                    seconds = time.perf_counter() - started
+                    return ManyFits(settings, curves, stack, tuple(labels), seconds, stopped=True)
+                part = slice(step * training.batch_size, (step + 1) * training.batch_size)
+                features, frames, shares = front.batch(generators, part, one_hot)
+                rates = front.rates(epoch * steps_per_epoch + step, n_steps)
+                logits = stack.logits(features, frames, training=True, dtype=dtype)
+                goal = shares * (1 - smoothing[:, None, None])
+                goal = goal + smoothing[:, None, None] / shares.shape[-1]
+                losses = -(goal * logits.log_softmax(-1)).sum(-1).mean(-1)  # one a model
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+                optimiser.step(rates)
+                total += losses.detach() * features.shape[1]
         mean = (total / n_clips).tolist()
         if not tolerant and not all(map(math.isfinite, mean)):
             bad = settings[[math.isfinite(v) for v in mean].index(False)]
@@ -210,6 +214,12 @@ def fine_tune_many(
             on_epoch(rows)
     seconds = time.perf_counter() - started
     return ManyFits(settings, curves, stack, tuple(labels), seconds)
+
+
+def _dropout_seed(settings: Sequence[Settings], epoch: int) -> int:
+    """Return the seed of a stack's dropout in an epoch, which follows from its networks' seeds."""
+    seeds = [s.training.seed for s in settings]
+    return int(np.random.default_rng([*seeds, epoch]).integers(2**31))
 
 
 class _FrontEnds:
@@ -302,15 +312,13 @@ class _FrontEnds:
                 features[models] = mine.view(len(models), size, *mine.shape[1:])
         return features, frames, shares[self._index(self.draw_of)]
 
-    def _sounds(
-        self, drawn: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], WaveformDraw]]
-    ) -> tuple[Tensor, Tensor]:
+    def _sounds(self, drawn: Sequence[_Drawn]) -> tuple[Tensor, Tensor]:
         """Return the varied waveforms of every (rows, starts, draw) in a row, and their lengths:
         in one go where the draws can be joined, for a GPU takes as long over few clips."""
-        rows, starts, waves = zip(*drawn, strict=True)
-        if all(wave.is_plain for wave in waves):
-            every = _gathered(waves, np.arange(len(waves)))
-            drawn = [(np.concatenate(rows), np.concatenate(starts), every)]
+        if all(wave.is_plain for *_, wave in drawn):
+            size = len(drawn[0][0]) * self.spectrogram.n_samples
+            parts = range(0, len(drawn), max(1, _SAMPLES // size))
+            drawn = [_joined(drawn[first : first + parts.step]) for first in parts]
         varied = [
             apply_waveform(
                 *self._windows(rows, starts), wave, sample_rate_hz=self.spectrogram.sample_rate_hz
@@ -445,6 +453,13 @@ class _Adam:
             change = first / slow / (second.sqrt() / damp + _EPSILON)
             weight.addcmul_(change, rate.view(wide), value=-1)
             weight.grad = None
+
+
+def _joined(drawn: Sequence[_Drawn]) -> _Drawn:
+    """Return several (rows, starts, plain draw) as one."""
+    rows, starts, waves = zip(*drawn, strict=True)
+    every = _gathered(waves, np.arange(len(waves)))
+    return np.concatenate(rows), np.concatenate(starts), every
 
 
 def _bytes(draw: Any) -> bytes:

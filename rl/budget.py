@@ -47,8 +47,8 @@ class SearchSettings:
     """Prefer settings that train fast: dyna-q-ucb then goes by the improvement that it expects
     for each second of training."""
     workers: int = 0
-    """Trainings at a time, each in a process of its own; 0 is one for each core (one, where a
-    worker stacks), 1 runs here."""
+    """Trainings at a time, each in a process of its own; 0 is one for each core (one in all, where
+    a worker stacks and no cluster is given), 1 runs here."""
     stack: int = 1
     """Trials that a worker takes at once, for a GPU: those whose networks have one shape are
     trained side by side, the rest one by one. The agent then chooses so many settings before it

@@ -5,7 +5,7 @@ study's trials). It keeps no state of its own: every decision rebuilds the agent
 from the finished trials and draws from `default_rng([seed, index])`, where
 `index` counts the trials before this one. Trials marked with the user attribute
 `killed` do not count at all, so a search that was killed and resumed makes the
-very choices it would have made.
+very choices it would have made, as long as it takes one trial at a time.
 
 Finished trials bring their score. Pruned ones bring what their last intermediate
 value foretells (`rl.fidelity`), or nothing if they have none. A score that is no

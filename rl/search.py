@@ -138,7 +138,8 @@ def run_search(
         space: the settings to choose among.
         objective: trains with one setting; see `rl.objective.Objective`.
         place: the SQLite file, or a shared storage; where it holds the search, it goes on.
-        seed: of the agent and of the trainings; with one worker the search repeats exactly.
+        seed: of the agent and of the trainings; with one worker that takes one
+            trial at a time the search repeats exactly.
         default: the setting that comes first and stands in every final; None is the space's own.
         earlier: settings and scores of earlier studies, a list for each, to start from.
         trial_values: what a trial is trained with beside its choices, and the finals are not.

@@ -197,7 +197,8 @@ def bury(study: Study, trial: FrozenTrial, error: str) -> None:
 
 
 class Heart:
-    """Raises running trials' counts until it is stopped: `with Heart(study, ids, beat_s): ...`."""
+    """Raises running trials' counts until it is stopped: `with Heart(study, ids, beat_s): ...`. To
+    `ids` more may be added meanwhile."""
 
     def __init__(self, study: Study, trial_ids: Sequence[int], beat_s: float) -> None:
         self._study, self._trial_ids, self._beat_s = study, trial_ids, beat_s
@@ -208,7 +209,9 @@ class Heart:
         count = 0
         while not self._over.wait(self._beat_s):
             count += 1
-            for trial_id in self._trial_ids:
+            for trial_id in list(self._trial_ids):
+                if self._over.is_set():
+                    return
                 with suppress(Exception):  # finished meanwhile, or a storage out of reach for once
                     self._study._storage.set_trial_user_attr(trial_id, BEAT, count)
 

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -67,11 +67,41 @@ def is_on_curve(epoch: int, last: int) -> bool:
     return epoch >= last or epoch % math.ceil(last / CURVE_POINTS) == 0
 
 
+class Clock:
+    """Tells whether the trials' time is up; those who ask at one moment get one answer, for it
+    takes reading every trial."""
+
+    def __init__(self, study: Study, work: Work, phase: Phase) -> None:
+        budget = work.settings
+        self._is_timed = phase == "trials" and (
+            budget.minutes is not None or budget.training_seconds is not None
+        )
+        self._study, self._work = study, work
+        self._moment: Hashable = None
+        self._answer = False
+
+    def is_late(self, moment: Hashable = None) -> bool:
+        if not self._is_timed:
+            return False
+        if moment is None or moment != self._moment:
+            trials = self._study.get_trials(deepcopy=False)
+            self._moment = moment
+            # without one whole training there is nothing to recommend, nor to tell by what a part
+            # is worth
+            self._answer = over_budget(self._work, trials) and any(
+                t.state == TrialState.COMPLETE for t in trials
+            )
+        return self._answer
+
+
 class Overseer:
     """Hears a trial's score after each epoch and says whether it ends there."""
 
-    def __init__(self, study: Study, trial: Trial, work: Work, phase: Phase) -> None:
+    def __init__(
+        self, study: Study, trial: Trial, work: Work, phase: Phase, clock: Clock | None = None
+    ) -> None:
         self.study, self.trial, self.work, self.phase = study, trial, work, phase
+        self.clock = clock or Clock(study, work, phase)
         self.epoch = 0
         self.is_cut = False
         """The training was ended before it was whole."""
@@ -84,7 +114,9 @@ class Overseer:
         else:
             last = min(self.work.n_epochs, settings.stop_epoch or self.work.n_epochs)
             self._is_awaited = (
-                is_on_curve(epoch, last) or settings.pruner != "none" or self.is_late()
+                is_on_curve(epoch, last)
+                or settings.pruner != "none"
+                or self.clock.is_late((self.epoch, "wants"))
             )
         return self._is_awaited
 
@@ -99,22 +131,8 @@ class Overseer:
             return False
         if self.epoch == self.work.settings.stop_epoch:
             return True  # as far as a trial goes: it is whole
-        self.is_cut = self.is_late() or self.trial.should_prune()
+        self.is_cut = self.clock.is_late((self.epoch, "told")) or self.trial.should_prune()
         return self.is_cut
-
-    def is_late(self) -> bool:
-        """Return whether the trials' time is up."""
-        settings = self.work.settings
-        if self.phase == "finals":
-            return False
-        if settings.minutes is None and settings.training_seconds is None:
-            return False
-        trials = self.study.get_trials(deepcopy=False)
-        # without one whole training there is nothing to recommend, nor to tell by what a part is
-        # worth
-        return over_budget(self.work, trials) and any(
-            t.state == TrialState.COMPLETE for t in trials
-        )
 
 
 RESERVED = (
@@ -136,25 +154,32 @@ def run_claimed(
     """Train with the setting of each trial, at once where there are several, and write down what
     came of them; `finished` is called whenever some have ended."""
     more = work.trial_values if phase == "trials" else {}
-    overseers = [Overseer(study, trial, work, phase) for trial, *_ in claims]
-    jobs = []
-    for (trial, values, seed), overseer in zip(claims, overseers, strict=True):
-        if (block := block_of(work.objective, seed)) is not None:
-            trial.set_user_attr(BLOCK, block)
-        jobs.append(Job({**values, **more}, seed, overseer))
-    left = dict(enumerate(claims))
-    with Heart(study, [trial._trial_id for trial, *_ in claims], work.place.beat_s):
-        outcomes = _outcomes(work.objective, jobs, stop)
-        for ended in outcomes:
-            for i, outcome in ended.items():
-                trial, *_ = left.pop(i)
-                # A trial finished by someone else: a resumed search took this worker for dead.
-                with suppress(UpdateFinishedTrialError):
-                    _write_down(study, trial, overseers[i], outcome, stop)
-            finished()
-            if left and overseers[0].is_late():
-                outcomes.close()  # what has not begun is not begun any more
-    for trial, *_ in left.values():
+    clock = Clock(study, work, phase)
+    overseers: list[Overseer] = []
+    jobs: list[Job] = []
+    left: dict[int, Trial] = {}
+    for trial, values, seed in claims:
+        # A trial finished by someone else: a resumed search took this worker for dead.
+        with suppress(UpdateFinishedTrialError):
+            if (block := block_of(work.objective, seed)) is not None:
+                trial.set_user_attr(BLOCK, block)
+            left[len(jobs)] = trial
+            overseers.append(Overseer(study, trial, work, phase, clock))
+            jobs.append(Job({**values, **more}, seed, overseers[-1]))
+    outcomes = _outcomes(work.objective, jobs, stop)
+    began = None
+    for ended in outcomes:
+        for i, outcome in ended.items():
+            with suppress(UpdateFinishedTrialError):
+                trial = left.pop(i)
+                if began is not None:  # it waited for others until then
+                    trial.set_user_attr(BEGAN, began)
+                _write_down(study, trial, overseers[i], outcome, stop)
+        began = time.time()
+        finished()
+        if left and (stop() or clock.is_late()):
+            outcomes.close()  # what has not begun is not begun any more
+    for trial in left.values():
         finish_failed(study, study._storage.get_trial(trial._trial_id), killed=True)
 
 
@@ -163,6 +188,8 @@ def _outcomes(
 ) -> Generator[dict[int, TrialResult | Exception], None, None]:
     """Yield what came of the jobs by their numbers: a result, or what was raised."""
     left = set(range(len(jobs)))
+    if not left:
+        return
     try:
         if len(jobs) == 1:
             only = jobs[0]
@@ -220,18 +247,23 @@ def run_phase(
     study = work.study(phase)
     several = work.settings.stack if hasattr(work.objective, "many") else 1
     while not stop():
+        ids: list[int] = []
         claims: list[Claim] = []
-        while len(claims) < several and not stop():
-            if phase == "trials":
-                claimed = claim_trial(study, work)
-            else:
-                claimed = claim_final(study, work, wanted)
-            if claimed is None:
-                break
-            claims.append(claimed)
-        if not claims:
-            return
-        run_claimed(study, claims, work, phase, stop, finished)
+        with Heart(study, ids, work.place.beat_s):  # while more are claimed, too
+            while len(claims) < several and not stop():
+                if phase == "trials":
+                    claimed = claim_trial(study, work)
+                else:
+                    claimed = claim_final(study, work, wanted)
+                if claimed is None:
+                    break
+                claims.append(claimed)
+                ids.append(claimed[0]._trial_id)
+                if RETRY_OF in claimed[0].user_attrs:
+                    break  # its worker died: should it kill again, few go with it
+            if not claims:
+                return
+            run_claimed(study, claims, work, phase, stop, finished)
 
 
 def prepare(objective: Objective) -> None:

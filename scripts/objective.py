@@ -11,9 +11,11 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,10 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     with folder.with_name(folder.name + ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+class _TooLargeError(Exception):
+    """More networks than the memory holds side by side."""
 
 
 @dataclass
@@ -156,19 +162,30 @@ class TrainingObjective:
         """Yield what came of the jobs by their numbers, stack by stack: those that can share one
         are trained side by side, the others alone. `seconds` is a training's share of its
         stack's."""
+        import torch
+
         if not self._examples:
             self.prepare()
-        for numbers in self._stacks(jobs):
+        waiting = self._stacks(jobs)
+        while waiting:
+            numbers = waiting.pop(0)
             part = [jobs[i] for i in numbers]
+            found: list[TrialResult | Exception] = []
             try:
-                found = self._side_by_side(part, stop)
+                found = self._side_by_side(part, stop) if len(part) > 1 else self._alone(part, stop)
+            except _TooLargeError:
+                half = len(numbers) // 2
+                waiting[:0] = [numbers[:half], numbers[half:]]
             except Exception as problem:
+                traceback.clear_frames(problem.__traceback__)  # they hold the stack's memory
                 found = [problem] * len(part)
-            yield dict(zip(numbers, found, strict=True))
+            if found:
+                yield dict(zip(numbers, found, strict=True))
+            else:
+                torch.cuda.empty_cache()
 
     def _stacks(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Return the jobs' numbers, those together that can be trained side by side, the largest
-        stack first."""
+        """Return the jobs' numbers, those together that can be trained side by side."""
         from audio.stack_training import alike
 
         stacks: dict[Any, list[int]] = {}
@@ -178,39 +195,51 @@ class TrainingObjective:
                 shape = alike(settings_of(self.settings, {**job.values, "seed": job.seed}))
                 key = (self.block(job.seed), *shape.values())
             stacks.setdefault(key, []).append(i)
-        return sorted(stacks.values(), key=len, reverse=True)
+        return list(stacks.values())
 
     def _alone(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
         return [self(job.values, job.seed, stop, job.report) for job in jobs]
 
     def _side_by_side(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
         """Return what came of trainings of one shape. One that is ended early, or whose loss is no
-        longer finite, goes on unheard until all have ended. Where the GPU's memory does not hold
-        them, they are trained in two halves."""
+        longer finite, goes on unheard until all have ended.
+
+        Raises:
+            _TooLargeError: the GPU's memory does not hold them.
+        """
         import torch
 
         from audio.devices import choose_device, use_threads
         from audio.stack_training import fine_tune_many
 
-        if len(jobs) == 1:
-            return self._alone(jobs, stop)
         examples = self._examples[self.block(jobs[0].seed) or 0]
         key = REWARDS[self.reward]
         heard: list[list[dict[str, float]]] = [[] for _ in jobs]
         going = dict(enumerate(jobs))
+        failed: dict[int, Exception] = {}
+
+        def asked(i: int, ask: Callable[[], bool]) -> bool:
+            """Return a job's answer; where it raises, that job alone is over."""
+            try:
+                return ask()
+            except Exception as problem:
+                failed[i] = problem
+                del going[i]
+                return False
 
         def told(rows: Sequence[dict[str, float]]) -> None:
             for i, job in list(going.items()):
                 heard[i].append(rows[i])
-                if not _is_finite(rows[i]) or job.report(rows[i].get(key, math.nan)):
+                told_of = partial(job.report, rows[i].get(key, math.nan))
+                if not _is_finite(rows[i]) or asked(i, told_of):
                     del going[i]
 
         def wants() -> bool:
-            answers = [job.report.wants() for job in going.values()]  # each wants to be asked
+            # each is asked, for each counts its epochs by it
+            answers = [asked(i, job.report.wants) for i, job in list(going.items())]
             return any(answers)
 
         use_threads(self.settings.training.threads)
-        fits = None
         try:
             fits = fine_tune_many(
                 examples["train"],
@@ -223,16 +252,15 @@ class TrainingObjective:
                 wants_scores=wants,
                 tolerant=True,
             )
-        except torch.OutOfMemoryError:
-            if any(heard):  # told already: they cannot begin again
+        except torch.OutOfMemoryError as error:
+            if any(heard) or failed:  # told already: they cannot begin again
                 raise
-        if fits is None:  # outside of `except`, which would keep what lies in the memory
-            torch.cuda.empty_cache()
-            half = len(jobs) // 2
-            return [*self._side_by_side(jobs[:half], stop), *self._side_by_side(jobs[half:], stop)]
+            traceback.clear_frames(error.__traceback__)
+            raise _TooLargeError from None
         if fits.stopped and going:
             raise Stopped
-        return [self._result(rows, key, fits.seconds / len(jobs)) for rows in heard]
+        seconds = fits.seconds / len(jobs)
+        return [failed.get(i) or self._result(rows, key, seconds) for i, rows in enumerate(heard)]
 
     def _result(
         self, rows: Sequence[Mapping[str, float]], key: str, seconds: float

@@ -302,6 +302,7 @@ def test_search_with_two_workers_or_a_stack_on_one_gpu(how, corpus, tmp_path):
     assert search.main([*arguments, *how, "--device", "cuda"]) == 0
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert [trial["state"] for trial in results["trials"]] == ["complete"] * 4
+    assert results["settings"]["stack"] == (4 if "--stack" in how else 1)
 
 
 def test_landscape(corpus, tmp_path, capsys):

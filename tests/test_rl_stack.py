@@ -14,6 +14,7 @@ from rl.budget import BudgetError, SearchSettings
 from rl.objective import Job, Stop, Stopped, TrialResult
 from rl.search import SearchInterrupted, run_search
 from rl.space import Knob, SearchSpace
+from rl.studies import Heart, bury
 
 SPACE = SearchSpace([Knob("a", tuple(range(6))), Knob("b", tuple(range(5)))])
 SHORT = {"workers": 1, "finalists": 2, "replicates": 2}
@@ -163,6 +164,55 @@ def test_asked_to_stop_a_stack_gives_up_and_counts_for_nothing(tmp_path: Path) -
     with pytest.raises(SearchInterrupted):
         search(tmp_path, Asked(), trials=8, stack=8)
     assert len(search(tmp_path, Stacked(), trials=8, stack=8).trials) == 8
+
+
+def test_whose_worker_died_is_run_again_alone(tmp_path: Path) -> None:
+    """Should it kill again, it takes no others with it."""
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Stacked(stops_after=0), trials=8, stack=8)
+    study = optuna.load_study(study_name="trials", storage=f"sqlite:///{tmp_path}/study.db")
+    running = [t for t in study.trials if t.state.name == "RUNNING"]
+    assert len(running) == 8
+    for trial in running[2:4]:
+        bury(study, trial, "its worker died")
+    objective = Stacked()
+    result = search(tmp_path, objective, trials=8, stack=8)
+    again = [t for t in result.trials if "retry_of" in t]
+    assert [t["values"] for t in again] == [t.params for t in running[2:4]]
+    assert [t["seed"] for t in again] == [t.user_attrs["seed"] for t in running[2:4]]
+    trained = [stack for stack in objective.stacks if any(v["a"] >= 0 for v in stack)]
+    assert all(t["values"] not in stack for t in again for stack in trained if len(stack) > 1)
+    assert len(result.trials) == 8
+
+
+def test_trials_that_are_added_while_more_are_claimed_beat_too() -> None:
+    study = optuna.create_study()
+    ids: list[int] = []
+    with Heart(study, ids, 0.01):
+        for _ in range(3):
+            ids.append(study.ask()._trial_id)
+            time.sleep(0.1)
+    assert all(t.user_attrs["beat"] >= 1 for t in study.trials)
+
+
+def test_a_trial_that_someone_else_has_finished_costs_the_others_nothing(tmp_path: Path) -> None:
+    class Robbed(Stacked):
+        def block(self, seed: int) -> int:
+            return 0
+
+        def many(self, jobs, stop):
+            study = optuna.load_study(study_name="trials", storage=f"sqlite:///{tmp_path}/study.db")
+            if not self.stacks:
+                mine = [t for t in study.trials if t.state.name == "RUNNING"]
+                bury(study, mine[1], "it was taken for dead")
+            yield from super().many(jobs, stop)
+
+        def train(self, jobs):
+            return [TrialResult(0.1 * job.values["a"], 0.1, [0.1]) for job in jobs]
+
+    result = search(tmp_path, Robbed(), trials=6, stack=6)
+    assert [t["state"] for t in result.trials] == ["complete"] * 6
+    assert sum("retry_of" in t for t in result.trials) == 1
 
 
 @pytest.mark.parametrize("budget", [{"training_seconds": 5.0}, {"cost_aware": True}])
