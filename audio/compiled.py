@@ -42,13 +42,13 @@ def _like_layers(network: nn.Module) -> list[nn.Module]:
 @contextmanager
 def _calling(layers: list[nn.Module], forwards: list[Callable[..., Any]]) -> Iterator[None]:
     """Let the layers call these in place of their own `forward`."""
-    before = [dict(vars(layer)) for layer in layers]
+    before = [vars(layer).get("forward") for layer in layers]
     try:
         for layer, forward in zip(layers, forwards, strict=True):
             layer.forward = forward
         yield
     finally:
-        for layer, attributes in zip(layers, before, strict=True):
+        for layer, exchanged in zip(layers, before, strict=True):
             del layer.forward
-            if "forward" in attributes:  # someone had exchanged it
-                layer.forward = attributes["forward"]
+            if exchanged is not None:  # by someone else, before
+                layer.forward = exchanged

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from audio.crew import cores
@@ -12,6 +15,14 @@ def use_threads(threads: int, *, processes: int = 1) -> None:
     """Let torch use `threads` CPU threads; 0 is every core that this process may use, shared with
     so many processes."""
     torch.set_num_threads(threads or max(1, cores() // processes))
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Let torch draw by a seed, on the device too, and leave its generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def choose_device(name: str) -> torch.device:

@@ -29,6 +29,7 @@ from audio.augment import (
     mix_targets,
 )
 from audio.classifier import SpectrogramClassifier
+from audio.devices import seeded
 from audio.examples import SoundExamples, resolve
 from audio.levels import levels_only
 from audio.metrics import scores_of
@@ -179,8 +180,7 @@ def fine_tune_many(
     for epoch in range(training.epochs):
         generators = front.draws(epoch)
         total = torch.zeros(n_models, device=device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(_dropout_seed(settings, epoch))
+        with seeded(device, _dropout_seed(settings, epoch)):
             for step in range(steps_per_epoch):
                 if stop is not None and stop():
                     seconds = time.perf_counter() - started

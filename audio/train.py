@@ -24,7 +24,7 @@ from audio.balance import Balance, epoch_order, make_balance
 from audio.checkpointing import load_checkpoint, save_checkpoint
 from audio.classifier import SpectrogramClassifier
 from audio.compiled import compiled
-from audio.devices import choose_device, use_threads
+from audio.devices import choose_device, seeded, use_threads
 from audio.examples import Examples, batches, resolve
 from audio.metrics import confusion_matrix, scores_of
 from audio.multi_label import log_loss, quick_scores
@@ -112,8 +112,7 @@ def fine_tune(
         order = schedule.order(order, epoch)
         weights.begin_epoch(epoch)
         total, rate = torch.zeros((), device=team.device), 0.0
-        with torch.random.fork_rng(devices=[team.device] if team.device.type == "cuda" else []):
-            torch.manual_seed(int(rng.integers(2**31)) + team.rank)  # dropout's
+        with seeded(team.device, int(rng.integers(2**31)) + team.rank):  # dropout's
             for step, rows in enumerate(batches(order, training.batch_size)):
                 if stop is not None and stop():
                     return _fit(weights, history, stopped=True)

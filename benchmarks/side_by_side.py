@@ -34,20 +34,18 @@ def noises(n: int, seed: int) -> SoundExamples:
 def several(size: int, base: Settings) -> list[Settings]:
     """Return `size` settings that can be trained side by side: three seeds, several augmentations
     and normalisations."""
-    made = []
-    for i in range(size):
-        made.append(
-            base.with_values(
-                {
-                    "seed": i % 3,
-                    "speed_percent": (8.0, 0.0, 16.0)[i // 3 % 3],
-                    "filter_db": (6.0, 0.0)[i // 9 % 2],
-                    "mixup_percent": (50.0, 0.0)[i // 18 % 2],
-                    "normalisation": ("active", "clip")[i // 36 % 2],
-                }
-            )
+    return [
+        base.with_values(
+            {
+                "seed": i % 3,
+                "speed_percent": (8.0, 0.0, 16.0)[i // 3 % 3],
+                "filter_db": (6.0, 0.0)[i // 9 % 2],
+                "mixup_percent": (50.0, 0.0)[i // 18 % 2],
+                "normalisation": ("active", "clip")[i // 36 % 2],
+            }
         )
-    return made
+        for i in range(size)
+    ]
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from audio.settings import Settings
 from audio.splits import SplitSettings, assign_splits
 from benchmarks.timing import shared_data
 from data.corpus import CorpusSettings, open_corpus
-from rl.workers import is_on_curve
+from rl.overseer import is_on_curve
 from scripts.objective import TrainingObjective, settings_of
 
 _RATE_HZ = 16000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +80,11 @@ class SearchSettings:
             raise BudgetError(
                 f"cost_aware goes with agent=dyna-q-ucb, not {self.agent}; change one of them."
             )
+
+    @property
+    def workers_here(self) -> int:
+        """Workers on this machine: as given, or one for each core, or one that stacks."""
+        return self.workers or (len(os.sched_getaffinity(0)) if self.stack == 1 else 1)
 
     @property
     def most_trials(self) -> int | None:

@@ -303,10 +303,9 @@ def _choices(space: SearchSpace, params: Mapping[str, Any]) -> Setting | None:
 
 
 def _workers(work: Work, nodes: Nodes | None, stop: Stop, look: Callable[[], None]) -> Workers:
-    n = work.settings.workers
     if nodes is not None:
-        return Cluster(work, nodes, n, stop, look)
-    n = n or (len(os.sched_getaffinity(0)) if work.settings.stack == 1 else 1)
+        return Cluster(work, nodes, work.settings.workers, stop, look)
+    n = work.settings.workers_here
     return Here(work, stop, look) if n == 1 else Pool(work, n, stop, look)
 
 

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -25,9 +25,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from rl.claims import Wanted, Work, claim_final, claim_trial, over_budget, worker_name
+from rl.claims import Wanted, Work, claim_final, claim_trial, worker_name
 from rl.fidelity import BEGAN, BLOCK, ENDED, KILLED
 from rl.objective import Job, Objective, Stop, TrialResult
+from rl.overseer import Clock, Overseer
 from rl.space import Setting
 from rl.storage import SearchError
 from rl.studies import BEAT, RETRY_OF, Heart, Phase, bury, finish_failed
@@ -51,88 +52,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-CURVE_POINTS = 4
-"""Scores of a training that are kept where no pruner asks for more: the last and some on the way.
-To score costs about a third of what to train on as many clips does."""
-
-
-def is_on_curve(epoch: int, last: int) -> bool:
-    """Return whether a training of `last` epochs is scored after this one for its curve alone.
-
-    >>> [epoch for epoch in range(1, 11) if is_on_curve(epoch, 10)]
-    [3, 6, 9, 10]
-    """
-    return epoch >= last or epoch % math.ceil(last / CURVE_POINTS) == 0
-
-
-class Clock:
-    """Tells whether the trials' time is up; those who ask at one moment get one answer, for it
-    takes reading every trial."""
-
-    def __init__(self, study: Study, work: Work, phase: Phase) -> None:
-        budget = work.settings
-        self._is_timed = phase == "trials" and (
-            budget.minutes is not None or budget.training_seconds is not None
-        )
-        self._study, self._work = study, work
-        self._moment: Hashable = None
-        self._answer = False
-
-    def is_late(self, moment: Hashable = None) -> bool:
-        if not self._is_timed:
-            return False
-        if moment is None or moment != self._moment:
-            trials = self._study.get_trials(deepcopy=False)
-            self._moment = moment
-            # without one whole training there is nothing to recommend, nor to tell by what a part
-            # is worth
-            self._answer = over_budget(self._work, trials) and any(
-                t.state == TrialState.COMPLETE for t in trials
-            )
-        return self._answer
-
-
-class Overseer:
-    """Hears a trial's score after each epoch and says whether it ends there."""
-
-    def __init__(
-        self, study: Study, trial: Trial, work: Work, phase: Phase, clock: Clock | None = None
-    ) -> None:
-        self.study, self.trial, self.work, self.phase = study, trial, work, phase
-        self.clock = clock or Clock(study, work, phase)
-        self.epoch = 0
-        self.is_cut = False
-        """The training was ended before it was whole."""
-        self._is_awaited = True  # and so is every score, where wants() is not asked
-
-    def wants(self) -> bool:
-        settings, epoch = self.work.settings, self.epoch + 1
-        if self.phase == "finals":  # nothing is asked of them on the way
-            self._is_awaited = epoch >= self.work.objective.epochs
-        else:
-            last = min(self.work.n_epochs, settings.stop_epoch or self.work.n_epochs)
-            self._is_awaited = (
-                is_on_curve(epoch, last)
-                or settings.pruner != "none"
-                or self.clock.is_late((self.epoch, "wants"))
-            )
-        return self._is_awaited
-
-    def __call__(self, score: float) -> bool:
-        self.epoch += 1
-        is_awaited, self._is_awaited = self._is_awaited, True
-        if self.phase == "finals" or not is_awaited:
-            return False
-        if math.isfinite(score):
-            self.trial.report(score, self.epoch)
-        if self.epoch >= self.work.n_epochs:
-            return False
-        if self.epoch == self.work.settings.stop_epoch:
-            return True  # as far as a trial goes: it is whole
-        self.is_cut = self.clock.is_late((self.epoch, "told")) or self.trial.should_prune()
-        return self.is_cut
 
 
 RESERVED = (
@@ -164,7 +83,7 @@ def run_claimed(
             if (block := block_of(work.objective, seed)) is not None:
                 trial.set_user_attr(BLOCK, block)
             left[len(jobs)] = trial
-            overseers.append(Overseer(study, trial, work, phase, clock))
+            overseers.append(Overseer(trial, work, phase, clock))
             jobs.append(Job({**values, **more}, seed, overseers[-1]))
     outcomes = _outcomes(work.objective, jobs, stop)
     began = None

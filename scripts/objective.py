@@ -150,13 +150,8 @@ class TrainingObjective:
         )
         if fit.stopped and not is_over:
             raise Stopped
-        curve = [row.get(key, math.nan) for row in fit.history]
-        return TrialResult(
-            score=curve[fit.epoch - 1],  # the last, but for early stopping
-            seconds=time.perf_counter() - started,
-            curve=[round(value, 5) for value in curve],
-            extra={"validation_loss": fit.history[fit.epoch - 1]["validation_loss"]},
-        )
+        # the last epoch, but for early stopping
+        return self._result(fit.history, fit.epoch, time.perf_counter() - started)
 
     def many(self, jobs: Sequence[Job], stop: Stop) -> Iterator[dict[int, TrialResult | Exception]]:
         """Yield what came of the jobs by their numbers, stack by stack: those that can share one
@@ -172,7 +167,10 @@ class TrainingObjective:
             part = [jobs[i] for i in numbers]
             found: list[TrialResult | Exception] = []
             try:
-                found = self._side_by_side(part, stop) if len(part) > 1 else self._alone(part, stop)
+                if len(part) > 1:
+                    found = self._side_by_side(part, stop)
+                else:
+                    found = [self(part[0].values, part[0].seed, stop, part[0].report)]
             except _TooLargeError:
                 half = len(numbers) // 2
                 waiting[:0] = [numbers[:half], numbers[half:]]
@@ -196,9 +194,6 @@ class TrainingObjective:
                 key = (self.block(job.seed), *shape.values())
             stacks.setdefault(key, []).append(i)
         return list(stacks.values())
-
-    def _alone(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
-        return [self(job.values, job.seed, stop, job.report) for job in jobs]
 
     def _side_by_side(self, jobs: Sequence[Job], stop: Stop) -> list[TrialResult | Exception]:
         """Return what came of trainings of one shape. One that is ended early, or whose loss is no
@@ -230,8 +225,14 @@ class TrainingObjective:
         def told(rows: Sequence[dict[str, float]]) -> None:
             for i, job in list(going.items()):
                 heard[i].append(rows[i])
-                told_of = partial(job.report, rows[i].get(key, math.nan))
-                if not _is_finite(rows[i]) or asked(i, told_of):
+                loss = rows[i]["train_loss"]
+                if not math.isfinite(loss):
+                    failed[i] = FloatingPointError(
+                        f"the training loss is {loss} in epoch {len(heard[i])}; lower "
+                        "learning_rate."
+                    )
+                    del going[i]
+                elif asked(i, partial(job.report, rows[i].get(key, math.nan))):
                     del going[i]
 
         def wants() -> bool:
@@ -260,24 +261,19 @@ class TrainingObjective:
         if fits.stopped and going:
             raise Stopped
         seconds = fits.seconds / len(jobs)
-        return [failed.get(i) or self._result(rows, key, seconds) for i, rows in enumerate(heard)]
+        return [
+            failed[i] if i in failed else self._result(rows, len(rows), seconds)
+            for i, rows in enumerate(heard)
+        ]
 
     def _result(
-        self, rows: Sequence[Mapping[str, float]], key: str, seconds: float
-    ) -> TrialResult | Exception:
-        if not _is_finite(rows[-1]):
-            return FloatingPointError(
-                f"the training loss is {rows[-1]['train_loss']} in epoch {len(rows)}; lower "
-                "learning_rate."
-            )
-        curve = [row.get(key, math.nan) for row in rows]
+        self, history: Sequence[Mapping[str, float]], epoch: int, seconds: float
+    ) -> TrialResult:
+        """Return what a training came to whose weights are those of `epoch`, counted from 1."""
+        curve = [row.get(REWARDS[self.reward], math.nan) for row in history]
         return TrialResult(
-            score=curve[-1],
+            score=curve[epoch - 1],
             seconds=seconds,
             curve=[round(value, 5) for value in curve],
-            extra={"validation_loss": rows[-1]["validation_loss"]},
+            extra={"validation_loss": history[epoch - 1]["validation_loss"]},
         )
-
-
-def _is_finite(row: Mapping[str, float]) -> bool:
-    return math.isfinite(row["train_loss"])

@@ -218,10 +218,8 @@ def _search(
             raise SettingsError("clips with several labels do not go with --stack; leave it out.")
         alike(settings)  # refuses what a stack cannot do
     # one thread a trial where several run at once; not part of what is recommended
-    is_alone = budget.workers == 1
-    if budget.workers == 0 and budget.stack > 1 and command.ray is None:
-        is_alone = True
-    threads = settings.training.threads or (0 if is_alone else 1)
+    workers = budget.workers_here if command.ray is None else budget.workers
+    threads = settings.training.threads or (0 if workers == 1 else 1)
     trained = settings.with_values({"threads": threads})
     rotation = rotations(clips.manifest) if command.rotate_validation else ()
     if rotation:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from audio.augment import apply_spectrogram, apply_waveform, draw_spectrogram, draw_waveform
 from audio.classifier import SpectrogramClassifier
-from audio.examples import SoundExamples
 from audio.settings import (
     AST_PRESET,
     WHISPER_PRESET,
@@ -28,31 +27,18 @@ from audio.stack_training import fine_tune_many
 from audio.train import fine_tune
 from data.synthetic import SyntheticSettings, write_corpus
 from scripts import convert, explain, finetune, landscape, predict, search
+from tests.test_stack import LABELS, tones
+from tests.test_stack import settings as on_processor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
 GPU = torch.device("cuda")
 RATE = 8000
-LABELS = ("low", "middle", "high")
-SMALL = {"sample_rate_hz": RATE, "clip_s": 0.25, "n_fft": 256, "win_length": 256}
-SMALL |= {"hop_length": 100, "n_mels": 20, "epochs": 3, "batch_size": 8, "threads": 1}
-SMALL |= {"device": "cuda", "dropout": 0.0}
 OFF = AugmentationSettings.none()
 
 
 def settings(**values: object) -> Settings:
-    return Settings().with_values(SMALL | values)
-
-
-def tones(n: int = 24, seed: int = 0) -> SoundExamples:
-    """Return noisy tones of three pitches, some shorter and some longer than a window."""
-    rng = np.random.default_rng(seed)
-    waves = []
-    for i in range(n):
-        t = np.arange(round(0.25 * RATE * rng.uniform(0.6, 1.6))) / RATE
-        wave = 0.3 * np.sin(2 * np.pi * (400, 1000, 2500)[i % 3] * rng.uniform(0.9, 1.1) * t)
-        waves.append((wave + 0.02 * rng.standard_normal(len(t))).astype(np.float32))
-    return SoundExamples(waves, np.arange(n) % 3)
+    return on_processor(**{"device": "cuda", "epochs": 3} | values)
 
 
 def sounds(n_samples: int, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

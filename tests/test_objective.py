@@ -91,6 +91,22 @@ class Heard:
         return len(self.scores) >= self.last
 
 
+def sizes_of_stacks(monkeypatch: pytest.MonkeyPatch, most: int = 99) -> list[int]:
+    """Return a list to which the size of each stack is added; memory is short above `most`."""
+    import audio.stack_training as stacks
+
+    real, sizes = stacks.fine_tune_many, []
+
+    def counted(train, scored, settings, *given, **named):
+        sizes.append(len(settings))
+        if len(settings) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(train, scored, settings, *given, **named)
+
+    monkeypatch.setattr(stacks, "fine_tune_many", counted)
+    return sizes
+
+
 JOBS = [
     {"speed_percent": 0.0},
     {"n_mels": 16},
@@ -165,20 +181,10 @@ def test_a_loss_that_is_no_number_is_that_trainings_alone(
 def test_a_stack_that_no_memory_holds_is_trained_in_halves(
     whole: TrainingObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import audio.stack_training as stacks
-
-    real, sizes = stacks.fine_tune_many, []
-
-    def small(train, scored, settings, *given, **named):
-        sizes.append(len(settings))
-        if len(settings) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(train, scored, settings, *given, **named)
-
     def ends(self, values: dict, seed: int, stop, report) -> TrialResult:
         raise FloatingPointError("the loss is nan")
 
-    monkeypatch.setattr(stacks, "fine_tune_many", small)
+    sizes = sizes_of_stacks(monkeypatch, most=2)
     monkeypatch.setattr(TrainingObjective, "__call__", ends)  # whoever is alone at last
     jobs = [Job({}, 2 * i, Heard()) for i in range(5)]
     ended = list(whole.many(jobs, lambda: False))
@@ -240,15 +246,7 @@ def test_asked_to_stop_all_of_a_stack_give_up(whole: TrainingObjective) -> None:
 def test_the_command_takes_several_trials_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import audio.stack_training as stacks
-
-    real, sizes = stacks.fine_tune_many, []
-
-    def counted(train, scored, settings, *given, **named):
-        sizes.append(len(settings))
-        return real(train, scored, settings, *given, **named)
-
-    monkeypatch.setattr(stacks, "fine_tune_many", counted)
+    sizes = sizes_of_stacks(monkeypatch)
     write_corpus(tmp_path / "clips", SyntheticSettings(clips_per_class=6, sessions=3, clip_s=0.5))
     (tmp_path / "space.toml").write_text(
         '[[knob]]\nname = "mixup_percent"\nvalues = [0.0, 50.0]\n'

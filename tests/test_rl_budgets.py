@@ -143,7 +143,7 @@ def test_a_trial_that_the_clock_ends_is_scored_there(
 ) -> None:
     thrifty = Thrifty(epochs=16)  # on the way it is scored after 4, 8 and 12 of them
     monkeypatch.setattr(
-        "rl.workers.over_budget", lambda *_: len(thrifty.scored) == 3 and thrifty.epoch >= 7
+        "rl.overseer.over_budget", lambda *_: len(thrifty.scored) == 3 and thrifty.epoch >= 7
     )
     result = search(tmp_path, thrifty, agent="random", minutes=60, trials=3)
     assert [t["state"] for t in result.trials] == ["complete", "complete", "pruned"]
