@@ -24,9 +24,9 @@ from audio.augment_sound import (
     cut_off,
     room_response,
     shift_pitch,
-    turn_and_speed,
 )
 from audio.backgrounds import Backgrounds
+from audio.playback import turn_and_speed
 from audio.settings import AugmentationSettings
 
 Array = NDArray[np.float64]

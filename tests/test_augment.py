@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from audio import augment_sound
+from audio import playback
 from audio.augment import (
     SpectrogramDraw,
     WaveformDraw,
@@ -356,12 +356,12 @@ def test_rotating_clip_by_clip_on_a_cpu_is_the_gather_of_a_gpu():
     waveform, n_valid = sounds([300, 200, 1, 0], n=400)
     for turn in ([0, 0, 0, 0], [7, -200, 1, 0], [-300, 200, -1, 0]):
         by = torch.tensor(turn)
-        out = augment_sound.rotate(waveform, n_valid, by)
-        assert torch.equal(out, augment_sound.gather_turned(waveform, n_valid, by))
+        out = playback.rotate(waveform, n_valid, by)
+        assert torch.equal(out, playback.gather_turned(waveform, n_valid, by))
         assert not out[3].any()
 
 
-WAYS = {"clip by clip": augment_sound.play_at, "together": augment_sound.play_together}
+WAYS = {"clip by clip": playback.play_at, "together": playback.play_together}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -376,7 +376,7 @@ def test_speed_leaves_a_tone_a_tone(frequency_hz, speed, way):
     played = WAYS[way](clip[None].repeat(2, 1), np.array([speed, 1.0]))
     assert torch.equal(played[1], clip)
     m = min(n, round(n / speed))
-    before, after = augment_sound.fast_lengths(n, np.array([speed]))[0]
+    before, after = playback.fast_lengths(n, np.array([speed]))[0]
     now = np.arange(m) * before / after / rate  # of the recording, at each sample played
     expected = np.sin(2 * np.pi * frequency_hz * now) * np.sin(np.pi * now * rate / n) ** 2
     assert np.abs(played[0, :m].numpy() - expected).max() < 1e-4
@@ -393,8 +393,8 @@ def test_what_a_faster_clip_cannot_hold_is_left_out(way):
 @given(st.integers(1, 200_000), st.floats(0.5, 2.0))
 @hypothesis_settings(max_examples=200, deadline=None)
 def test_a_speed_is_met_by_two_fast_lengths(width, speed):
-    (before, after), slow = augment_sound.fast_lengths(width, np.array([speed, 0.5])).tolist()
-    assert slow == augment_sound.fast_lengths(width, np.array([0.5]))[0].tolist()
+    (before, after), slow = playback.fast_lengths(width, np.array([speed, 0.5])).tolist()
+    assert slow == playback.fast_lengths(width, np.array([0.5]))[0].tolist()
     assert before > width
     assert before / after == pytest.approx(speed, rel=5e-3)
     for n in (before, after):
@@ -412,9 +412,9 @@ def test_rows_of_a_speed_together_are_rows_alone(rows, monkeypatch):
     waveform[:, round(0.7 * waveform.shape[1]) :] = 0
     waveform = torch.fft.irfft(waveform, 5000) * torch.hann_window(5000)
     speeds = np.array([1.0, 0.9, 1.1, 0.5, 2.0, 1.05])
-    monkeypatch.setattr(augment_sound, "_TOGETHER", rows * 8 * 5000)
-    together = augment_sound.play_together(waveform, speeds)
-    alone = augment_sound.play_at(waveform, speeds)
+    monkeypatch.setattr(playback, "_TOGETHER", rows * 8 * 5000)
+    together = playback.play_together(waveform, speeds)
+    alone = playback.play_at(waveform, speeds)
     for one, other, speed in zip(together, alone, speeds, strict=True):
         # above half of its band a clip at twice the speed is cut off, where the two ways ring
         assert (one - other).abs().max() < (5e-3 if speed == 2 else 1e-4) * alone.abs().max()
