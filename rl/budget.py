@@ -12,6 +12,11 @@ AgentName = Literal[
 PrunerName = Literal["none", "median", "halving", "hyperband"]
 
 
+#: How often the agents try a setting of their own accord, where that is not once. A second look is
+#: .73 to .92 of dyna-q-ucb's regret, and gains the others nothing (docs/benchmarks.md).
+OWN_TRIES = {"dyna-q-ucb": 2}
+
+
 class BudgetError(ValueError):
     """A budget breaks a rule; the message gives the rule, the value and the remedy."""
 
@@ -44,6 +49,10 @@ class SearchSettings:
     trial_epochs: int | None = None
     """Epochs of a trial, if fewer than epochs: a shorter training with a schedule of its own. The
     finals are trained in full. Augmentation pays less in short trainings."""
+    tries: int = 0
+    """How often a setting may be tried, each time with another seed; 0 leaves it to the agent:
+    dyna-q-ucb looks a second time at a setting where that is worth more than a first look at
+    another, the others try each once."""
     cost_aware: bool = False
     """Prefer settings that train fast: dyna-q-ucb then goes by the improvement that it expects
     for each second of training."""
@@ -76,10 +85,22 @@ class SearchSettings:
                     f"{name} needs the time of each training, and those in a stack={self.stack} "
                     "share theirs; leave one of them out."
                 )
+        if self.tries < 0:
+            raise BudgetError(f"tries={self.tries} must not be negative; 0 leaves it to the agent.")
+        if self.tries and self.agent == "tpe":
+            raise BudgetError(
+                f"tries={self.tries}: agent=tpe tries a setting as often as it likes; leave tries "
+                "out, or take another agent."
+            )
         if self.cost_aware and self.agent != "dyna-q-ucb":
             raise BudgetError(
                 f"cost_aware goes with agent=dyna-q-ucb, not {self.agent}; change one of them."
             )
+
+    @property
+    def tries_each(self) -> int:
+        """How often a setting may be tried: as given, or as the agent has it."""
+        return self.tries or OWN_TRIES.get(self.agent, 1)
 
     @property
     def workers_here(self) -> int:

@@ -38,7 +38,7 @@ from rl.studies import (
     spent_s,
     training_s,
 )
-from rl.trial_settings import Reader, setting_under_way, trial_index
+from rl.trial_settings import Reader, is_exhausted, setting_under_way, trial_index
 
 MAX_FIRST_FAILURES = 5
 """So many failures before any success say that something else than the settings is wrong."""
@@ -77,6 +77,7 @@ class Work:
         sampler = make_sampler(
             settings.agent, self.space, self.seed, earlier=self.earlier,
             cost_aware=settings.cost_aware,
+            **({} if settings.agent == "tpe" else {"tries": settings.tries_each}),
         )  # fmt: skip
         pruner = make_pruner(settings.pruner, self.n_epochs)
         return self.place.open(phase, sampler, pruner, storage)
@@ -139,7 +140,8 @@ def may_start(work: Work, trials: Sequence[FrozenTrial]) -> bool:
     if done and over_budget(work, started, ahead_s=epoch_s(started)):
         return False
     is_queued = len(live) > len(started) or _due(work, trials) is not None
-    return is_queued or len(Reader(work.space).tried(started)) < work.space.size()
+    tries = work.settings.tries_each
+    return is_queued or len(Reader(work.space).tried(started, tries=tries)) < work.space.size()
 
 
 @dataclass(frozen=True)
@@ -330,18 +332,21 @@ def _may_come_again(trial: FrozenTrial, work: Work) -> bool:
 
 
 def _is_taken(study: Study, work: Work, number: int, values: Setting) -> bool:
-    """Return whether another trial has the setting that the agent chose for this one.
+    """Return whether other trials have the setting that the agent chose for this one, so that it is
+    not to be tried again.
 
     Asked before a trial has its seed and again after: it gives way to a lower number or to one
     that has its seed. Of two with the same setting one thus always sees the other: who wrote last
     before its first look, or the higher number at its second.
     """
     sampler = study.sampler
-    if not work.place.is_shared or not isinstance(sampler, KnobSampler) or sampler.repeat:
+    if not work.place.is_shared or not isinstance(sampler, KnobSampler) or sampler.tries is None:
         return False
-    return any(
-        t.number != number
+    before = [
+        t
+        for t in live_trials(study)
+        if t.number != number
         and setting_under_way(t) == values
         and (t.number < number or "seed" in t.user_attrs)
-        for t in live_trials(study)
-    )
+    ]
+    return bool(before) and is_exhausted(before, sampler.tries)

@@ -71,7 +71,9 @@ class KnobSampler(BaseSampler):
             random.
         seed: two studies with one seed and one worker are the same; None draws one.
         n_random: trials before the agent takes over, every value equally likely in them.
-        repeat: whether a setting may be tried twice before all were tried once.
+        tries: how often a setting may be tried, one at a time, before all were tried so often;
+            None puts no bound on it. Where scores are noisy, a second look at a good setting is
+            worth more than a first at one that promises less.
         earlier: what earlier studies found, to start from instead of random trials. A tabular
             agent learns from them as from its own, on this study's scale once it has one;
             Dyna-Q finds out how much they have to do with this study.
@@ -83,14 +85,16 @@ class KnobSampler(BaseSampler):
         space: SearchSpace | None = None,
         seed: int | None = 0,
         n_random: int = 10,
-        repeat: bool = False,
+        tries: int | None = 1,
         earlier: Earlier = (),
     ) -> None:
         self.space = space
         self.seed = drawn_seed() if seed is None else seed
         self.n_random = 0 if earlier else n_random
         self.earlier = [list(study)[:MOST_EARLIER] for study in earlier]
-        self.repeat = repeat
+        if tries is not None and tries < 1:
+            raise ValueError(f"tries={tries} must be 1 or more; None puts no bound on it.")
+        self.tries = tries
         self._fitted: tuple[Any, Agent] | None = None
         self._reader: Reader | None = None
 
@@ -132,12 +136,12 @@ class KnobSampler(BaseSampler):
         rng = np.random.default_rng([self.seed, index])
         agent = self._fit(study, space, trials, trial.number)
         while True:
-            tried = self._reading(space).tried(trials, trial.number)
+            tried = self._tried(space, trials, trial.number)
             setting = self._propose(agent, tried, fixed, rng, index)
             # Written first and looked for second: of two workers that plan the same setting at
             # once, at least the later one sees the other's, and yields.
             study._storage.set_trial_system_attr(trial._trial_id, PLAN, setting)
-            if self.repeat or key_of(space, setting) in tried:  # nothing new is left
+            if self.tries is None or key_of(space, setting) in tried:  # nothing else is left
                 return setting
             trials = study.get_trials(deepcopy=False)
             if setting not in planned_before(trials, trial.number):
@@ -241,12 +245,20 @@ class KnobSampler(BaseSampler):
             self._reader = reader = Reader(space)
         return reader
 
+    def _tried(
+        self, space: SearchSpace, trials: Sequence[FrozenTrial], number: int
+    ) -> set[tuple[int, ...]]:
+        """Return the codes of the settings that trial `number` is not to have."""
+        if self.tries is None:
+            return set()
+        return self._reading(space).tried(trials, number, tries=self.tries)
+
     def _propose(self, agent: Agent, tried: set[tuple[int, ...]], fixed: Mapping[str, Any],
                  rng: np.random.Generator, index: int) -> Setting:  # fmt: skip
-        """Return a setting from the agent: one not tried, unless all were or `repeat` is set."""
+        """Return a setting from the agent that is not among `tried`, unless all are."""
         space = agent.space
         chooser: Agent = agent if index >= self.n_random else RandomSettings(space)
-        if self.repeat or len(tried) >= space.size():
+        if self.tries is None or len(tried) >= space.size():
             return roll_out(chooser, rng, index, fixed)
         if isinstance(chooser, DynaQ) and chooser.ucb is not None:
             planned = chooser.propose(tried, fixed)

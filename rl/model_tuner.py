@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -35,7 +36,8 @@ class DynaQ:
         ucb: weight of doubt; None leaves exploring to the policy.
         model: the reward model's constants.
         n_starts: random settings that planning climbs from.
-        repeat: whether plans may end in a setting that was tried; climbing does not ask.
+        tries: plans do not end in a setting that was tried so often, or is being tried; None lets
+            them. Climbing does not ask.
         earlier: settings and scores of earlier studies, a list for each; see `RewardModel`.
         cost_aware: try what promises the most improvement for each second (`learn_costs`).
     """
@@ -48,7 +50,7 @@ class DynaQ:
         ucb: float | None = None,
         model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
         n_starts: int = 10,
-        repeat: bool = True,
+        tries: int | None = None,
         earlier: Sequence[Known] = (),
         cost_aware: bool = False,
     ) -> None:
@@ -57,7 +59,7 @@ class DynaQ:
         self.ucb = ucb
         self.model_settings = model
         self.n_starts = n_starts
-        self.repeat = repeat
+        self.tries = tries
         self.earlier = earlier
         self.cost_aware = cost_aware
         self.every = space.every(EXHAUSTIVE)
@@ -95,9 +97,11 @@ class DynaQ:
         scores = self._scores
         if scores is None:
             scores = self._score(self.model.likeness(every))
-            if not self.repeat:
-                tried = {tuple(row) for row in self.model.codes.tolist()}
-                gone = [tuple(row) in tried for row in every.tolist()]
+            if self.tries is not None:
+                rows = [tuple(row) for row in self.model.codes.tolist()]
+                count = Counter(rows)
+                count.update(dict.fromkeys(rows[self.model.n_trials :], self.tries))  # under way
+                gone = [count[tuple(row)] >= self.tries for row in every.tolist()]
                 scores[np.array(gone, dtype=bool)] = -np.inf
             self._scores = scores
         return scores

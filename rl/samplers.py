@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from rl.budget import AgentName
+from rl.budget import OWN_TRIES, AgentName
 from rl.confidence import UCB, Thompson
 from rl.knob_sampler import KnobSampler, drawn_seed
 from rl.model_tuner import DynaQ
@@ -91,7 +91,7 @@ class DynaQSampler(KnobSampler):
             space,
             policy=EpsilonGreedy(self.epsilon),
             ucb=self.ucb,
-            repeat=self.repeat,
+            tries=self.tries,
             earlier=self._known(space),
             cost_aware=self.cost_aware,
         )
@@ -147,7 +147,7 @@ class ReplayedTPESampler(BaseSampler):
 
 def make_sampler(name: AgentName, space: SearchSpace | None, seed: int | None,
                  **parameters: Any) -> BaseSampler:  # fmt: skip
-    """Return the sampler called `name`; `parameters` go to its constructor.
+    """Return the sampler called `name`, as a search has it; `parameters` go to its constructor.
 
     Raises:
         ValueError: there is no such sampler, or it cannot do what is asked.
@@ -159,7 +159,7 @@ def make_sampler(name: AgentName, space: SearchSpace | None, seed: int | None,
             raise ValueError(f"agent {name} knows nothing of {asked}; take dyna-q-ucb.")
     shared: dict[str, Any] = {"space": space, "seed": seed, **parameters}
     if name == "dyna-q-ucb":
-        return DynaQSampler(**{"ucb": 1.0, **shared})
+        return DynaQSampler(**{"ucb": 1.0, "tries": OWN_TRIES[name], **shared})
     if name == "dyna-q":
         return DynaQSampler(**shared)
     if name == "epsilon-greedy":

@@ -367,6 +367,7 @@ def _hold_to_first(study: Study, work: Work, grounds: Mapping[str, Any]) -> None
         "stop_epoch": settings.stop_epoch,
         "trial_values": dict(work.trial_values),
         "cost_aware": settings.cost_aware,
+        "tries": settings.tries_each,
         "earlier": len(work.earlier),
     }
     mine = json.loads(json.dumps(mine))  # as it is read back

@@ -52,6 +52,13 @@ def setting_under_way(trial: FrozenTrial) -> Setting:
     return {**trial.system_attrs.get(PLAN, {}), **given, **trial.params}
 
 
+def is_exhausted(trials: Sequence[FrozenTrial], tries: int) -> bool:
+    """Return whether a setting that these trials have may not be tried again now: it was so often,
+    it is at this moment, or it failed."""
+    scored = (TrialState.COMPLETE, TrialState.PRUNED)
+    return len(trials) >= tries or any(trial.state not in scored for trial in trials)
+
+
 def planned_before(trials: Sequence[FrozenTrial], number: int) -> list[Setting]:
     """Return the settings under way in trials with a lower number."""
     return [
@@ -140,10 +147,14 @@ class Reader:
         return self._episodes[at]
 
     def tried(
-        self, trials: Sequence[FrozenTrial], number: int | None = None
+        self, trials: Sequence[FrozenTrial], number: int | None = None, *, tries: int = 1
     ) -> set[tuple[int, ...]]:
-        """Return the codes of every setting that a trial other than `number` tried, tries or
-        waits to try."""
-        live = (t for t in trials if t.number != number and KILLED not in t.user_attrs)
-        keys = (self.read(setting_under_way(trial))[1] for trial in live)
-        return {key for key in keys if key is not None}
+        """Return the codes of every setting that trials other than `number` tried so often, that
+        one of them tries or waits to try, or that failed."""
+        made: dict[tuple[int, ...], list[FrozenTrial]] = {}
+        for trial in trials:
+            if trial.number != number and KILLED not in trial.user_attrs:
+                key = self.read(setting_under_way(trial))[1]
+                if key is not None:
+                    made.setdefault(key, []).append(trial)
+        return {key for key, of_it in made.items() if is_exhausted(of_it, tries)}

@@ -173,6 +173,8 @@ def test_budgets_that_cannot_be_are_refused() -> None:
     for given, words in (
         ({"training_seconds": 0}, "training_seconds=0 must be above 0"),
         ({"stop_epoch": 0}, "stop_epoch=0 is below"),
+        ({"tries": -1}, "tries=-1 must not be negative"),
+        ({"tries": 2, "agent": "tpe"}, "agent=tpe tries a setting as often as it likes"),
         ({"cost_aware": True, "agent": "tpe"}, "cost_aware goes with agent=dyna-q-ucb, not tpe"),
     ):
         with pytest.raises(BudgetError, match=words):

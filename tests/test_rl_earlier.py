@@ -103,7 +103,7 @@ def test_of_two_equal_hopes_the_cheaper_is_tried() -> None:
     rng = np.random.default_rng(0)
     plans = {}
     for cost_aware in (False, True):
-        agent = DynaQ(space, ucb=1.0, repeat=False, cost_aware=cost_aware)
+        agent = DynaQ(space, ucb=1.0, tries=1, cost_aware=cost_aware)
         tried = [{"size": s, "x": x} for x in range(6) for s in seconds]
         scores = rng.normal(size=12) + 0.2 * np.array([t["size"] == "large" for t in tried])
         agent.fit([knob_episode(space, t, v) for t, v in zip(tried, scores, strict=True)])

@@ -66,7 +66,7 @@ def params(study: optuna.Study) -> list[dict]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_small_space_is_exhausted_exactly_once_each_and_then_goes_on(name: str) -> None:
-    study = search(name, SPACE.size() + 2)
+    study = search(name, SPACE.size() + 2, tries=1)
     first = params(study)[: SPACE.size()]
     assert sorted(map(str, first)) == sorted(map(str, SPACE.settings()))
 
@@ -120,7 +120,8 @@ def test_seeds_reproduce_and_differ(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_an_enqueued_setting_comes_first_and_is_not_tried_again(name: str) -> None:
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(name, SPACE, 0))
+    sampler = make_sampler(name, SPACE, 0, tries=1)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     study.enqueue_trial(SPACE.default())
     study.optimize(lambda trial: score(choose(trial)), n_trials=SPACE.size())
     assert params(study)[0] == SPACE.default()
@@ -130,7 +131,7 @@ def test_an_enqueued_setting_comes_first_and_is_not_tried_again(name: str) -> No
 @pytest.mark.parametrize("name", OURS)
 def test_what_is_fixed_stays_and_the_rest_is_planned_around_it(name: str) -> None:
     study = optuna.create_study(
-        direction="maximize", sampler=make_sampler(name, SPACE, 0, n_random=2)
+        direction="maximize", sampler=make_sampler(name, SPACE, 0, n_random=2, tries=1)
     )
     for _ in range(6):
         study.enqueue_trial({"noise": 50.0, "m": None})
@@ -155,6 +156,59 @@ def test_settings_under_way_elsewhere_are_not_chosen(name: str) -> None:
     for trial in asked:
         choose(trial)  # none is told: all run at once
     assert len(set(map(str, params(study)))) == SPACE.size()
+
+
+@pytest.mark.parametrize("space", [SPACE, None])
+@pytest.mark.parametrize("name", OURS)
+def test_a_setting_is_tried_so_often_and_one_after_another(
+    name: str, space: SearchSpace | None
+) -> None:
+    """Two trials at a time, of which a third fails: what failed is not tried again."""
+    sampler = make_sampler(name, space, 0, tries=2)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    noise = np.random.default_rng(0).normal(size=100)
+    failed: list[dict] = []
+    chosen: list[dict] = []
+    for number in range(0, 2 * SPACE.size() // 3, 2):
+        pair = [study.ask(), study.ask()]
+        values = [choose(trial) for trial in pair]
+        if number > 10:  # without a space what knobs there are is learnt first
+            assert values[0] != values[1]
+            assert not [v for v in values if v in failed]
+        for trial, tried in zip(pair, values, strict=True):
+            chosen.append(tried)
+            if trial.number % 3 == 0:
+                study.tell(trial, state=TrialState.FAIL)
+                failed.append(tried)
+            else:
+                study.tell(trial, score(tried) + noise[trial.number])
+    late = chosen[10:]
+    assert max(late.count(values) for values in late) <= 2
+
+
+def test_dyna_q_looks_twice_at_good_settings_of_a_search_and_once_of_its_own_accord() -> None:
+    rng = np.random.default_rng(3)
+    space = SearchSpace([Knob(f"k{i}", (0, 1, 2, 3)) for i in range(4)])
+
+    def noisy(trial: optuna.Trial) -> float:
+        values = [trial.suggest_categorical(knob.name, knob.values) for knob in space.knobs]
+        return sum(values) + float(rng.normal()) * 2
+
+    for sampler, most in (
+        (make_sampler("dyna-q-ucb", space, 0), 2),
+        (make_sampler("dyna-q-ucb", space, 0, tries=3), 3),
+        (DynaQSampler(space=space, ucb=1.0), 1),
+    ):
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.optimize(noisy, n_trials=60)
+        found = [tuple(p.values()) for p in params(study)]
+        looks = {values: found.count(values) for values in found}
+        assert max(looks.values()) == most
+        if most > 1:
+            often = [sum(values) for values, n in looks.items() if n == most]
+            assert np.mean(often) > np.mean([sum(values) for values in looks]) + 1
+    with pytest.raises(ValueError, match="tries=0 must be 1 or more"):
+        DynaQSampler(tries=0)
 
 
 def test_a_failed_setting_counts_as_tried_and_a_pruned_one_brings_its_last_value() -> None:
@@ -260,8 +314,8 @@ def test_agents_find_good_settings(name: str) -> None:
     assert sum(v == pytest.approx(best) for v in found) >= 3
 
 
-def test_repeat_allows_the_best_setting_again() -> None:
-    study = search("dyna-q", 40, repeat=True)
+def test_without_a_bound_the_best_setting_is_tried_again_and_again() -> None:
+    study = search("dyna-q", 40, tries=None)
     assert len(set(map(str, params(study)))) < SPACE.size()
     late = [score(p) for p in params(study)[20:]]
     assert late.count(max(score(s) for s in SPACE.settings())) > 5

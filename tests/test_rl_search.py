@@ -294,6 +294,22 @@ def test_a_search_ends_when_every_setting_was_tried(tmp_path: Path) -> None:
     space = SearchSpace([Knob("a", ("x", "y")), Knob("noise", (0.0,)), Knob("m", (40,))])
     result = run_search(space, Training(tmp_path), SETTINGS, tmp_path / "study.db")
     assert len(result.trials) == space.size() == 2
+    twice = replace(SETTINGS, agent="dyna-q-ucb")
+    result = run_search(space, Training(tmp_path), twice, tmp_path / "twice.db")
+    assert [t["values"]["a"] for t in result.trials].count("x") == len(result.trials) / 2 == 2
+
+
+def test_a_second_look_at_a_setting_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, agent="dyna-q-ucb", trials=24)
+    looks: dict[str, list[int]] = {}
+    for trial in run(tmp_path / "twice", settings).trials:
+        looks.setdefault(str(trial["values"]), []).append(trial["seed"])
+    assert max(map(len, looks.values())) == 2
+    assert all(len(set(seeds)) == len(seeds) for seeds in looks.values())
+    with pytest.raises(SearchError, match="tries=2, not 1; give the same tries"):
+        run(tmp_path / "twice", replace(settings, tries=1))
+    once = run(tmp_path / "once", replace(settings, tries=1)).trials
+    assert len({str(trial["values"]) for trial in once}) == 24
 
 
 @pytest.mark.parametrize("shared", [False, True])
