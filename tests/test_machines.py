@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,14 +111,17 @@ def raw(storage: str, name: str, phase: str) -> list[optuna.trial.FrozenTrial]:
     return Place(storage, name).open(phase).get_trials(deepcopy=False)  # type: ignore[arg-type]
 
 
-def check_whole(storage: str, name: str, result: dict[str, Any], n_trials: int) -> None:
+def check_whole(
+    storage: str, name: str, result: dict[str, Any], n_trials: int, *, tries: int = 1
+) -> None:
     """Check that nothing is lost, doubled or over the budget, against the storage itself."""
     live = [t for t in raw(storage, name, "trials") if "killed" not in t.user_attrs]
     assert len(live) == n_trials == len(result["trials"])
     assert {t.state for t in live} == {optuna.trial.TrialState.COMPLETE}
     assert [t["number"] for t in result["trials"]] == list(range(n_trials))
     assert len({t.user_attrs["seed"] for t in live}) == n_trials
-    assert len({json.dumps(t.params, sort_keys=True) for t in live}) == n_trials
+    looks = Counter(json.dumps(t.params, sort_keys=True) for t in live)
+    assert max(looks.values()) <= tries
     assert sum("default" in t.user_attrs for t in live) == 1
     for t in live:
         bare = {k: v for k, v in t.params.items() if k != "b"}
@@ -206,7 +210,7 @@ def test_four_machines_in_many_searches_never_lose_or_double(
     for name in names:
         first, *others = (outcome(tmp_path, name, i) for i in range(4))
         assert all(other == first for other in others)
-        check_whole(storage, name, first, 10)
+        check_whole(storage, name, first, 10, tries=settings.tries_each)
 
 
 def test_minutes_end_all_machines_alike(storage: str, tmp_path: Path) -> None:
