@@ -25,7 +25,7 @@ Codes = NDArray[np.int64]
 
 
 def space_of(size: str) -> SearchSpace:
-    """Return the knobs of a landscape: 3,600 settings if small, 6.2 million if big."""
+    """Return the knobs of a landscape: 3,600 settings if small, 3.5 million if big."""
     return SearchSpace([Knob(f"k{i}", tuple(range(n))) for i, n in enumerate(SIZES[size])])
 
 

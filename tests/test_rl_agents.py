@@ -179,6 +179,24 @@ def test_planning_finds_what_listing_every_setting_finds() -> None:
         assert agent.propose(tried, {}) == MIXED.decode(wanted)
 
 
+def test_plans_end_in_no_setting_that_was_tried_so_often_or_is_being_tried() -> None:
+    best = MIXED.default()
+    score = knob_episode(MIXED, best, 9.0)  # promising enough to be the plan again
+    settings = [s for s in MIXED.settings() if s != best]
+    episodes = [knob_episode(MIXED, s, i % 3) for i, s in enumerate(settings[::2])]
+
+    def planned(tries: int | None, n: int, pending: tuple[dict, ...] = ()) -> dict:
+        agent = DynaQ(MIXED, tries=tries).fit([*episodes, *[score] * n], pending)
+        return MIXED.decode(agent.plan())
+
+    assert planned(None, 5, (best,)) == best
+    assert planned(2, 1) == best
+    assert planned(2, 2) != best
+    assert planned(2, 1, (best,)) != best
+    assert planned(3, 1, (best,)) != best
+    assert planned(1, 1) != best
+
+
 def test_planned_actions_have_the_value_of_the_best_completion() -> None:
     agent = DynaQ(MIXED).fit(episodes_of(MIXED, 15, 3))
     chosen: dict = {}
