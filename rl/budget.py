@@ -12,8 +12,8 @@ AgentName = Literal[
 PrunerName = Literal["none", "median", "halving", "hyperband"]
 
 
-#: How often the agents try a setting of their own accord, where that is not once. A second look is
-#: .73 to .92 of dyna-q-ucb's regret, and gains the others nothing (docs/benchmarks.md).
+#: How often the agents try a setting of their own accord, where that is not once. Where scores are
+#: noisy dyna-q-ucb gains by a second look, and the others do not (docs/benchmarks.md).
 OWN_TRIES = {"dyna-q-ucb": 2}
 
 
