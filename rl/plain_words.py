@@ -81,12 +81,12 @@ def _sureness(insight: Insight) -> str:
 
 
 def _matters(insight: Insight) -> list[str]:
-    knobs = insight.knobs
+    knobs = sorted(insight.knobs, key=lambda knob: -knob.alone)
     if not knobs or not insight.importance.sd:
         return []
     names = [insight.space.knobs[knob.position].name for knob in knobs]
     top = [f"{name} ({100 * k.alone:.0f} %)" for name, k in zip(names, knobs, strict=True)][:3]
-    words = f"Of the differences that it sees between settings, {top[0]} matters most"
+    words = f"Of the differences that it sees between settings, {top[0]} makes most on its own"
     if len(top) > 1:
         words += f", then {' and '.join(top[1:])}"
     rest = 1 - sum(knob.alone for knob in knobs[:3]) - _in_pairs(insight)

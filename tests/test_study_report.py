@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -57,6 +58,24 @@ def test_the_words_name_the_best_how_sure_it_is_and_what_matters() -> None:
     assert second.startswith("Of the differences that it sees between settings, a (")
     assert "all combinations together make" in third
     assert trouble_words(insight) == []
+
+
+def test_what_matters_on_its_own_is_named_by_its_own_share() -> None:
+    """Where two others matter more by their combinations, they still come after it."""
+
+    def both(values) -> float:
+        return (
+            0.9 * (values["a"] == "y")
+            + 0.1 * values["b"]
+            + float((values["b"] == 1) == values["c"])
+        )
+
+    insight = Insight(study(both, 60))
+    assert SPACE.knobs[insight.knobs[0].position].name != "a"
+    words = knob_words(insight)[1]
+    assert re.match(r"Of the differences .*, a \(\d+ %\) makes most on its own, then ", words)
+    shares = [int(share) for share in re.findall(r"\((\d+) %\)", words)]
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_chance_is_called_chance() -> None:
