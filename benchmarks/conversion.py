@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from audio.settings import SpectrogramSettings
-from benchmarks.timing import shared_data
+from benchmarks.timing import high_water_mib, shared_data
 
 Work = Callable[[], None]
 
@@ -341,20 +341,12 @@ def _peak(name: str, task: Task) -> float:
     CONTENDERS[name][0](task)()
     threads = Path("/proc/self/task").glob("*/children")
     children = [pid for thread in threads for pid in thread.read_text().split()]
-    peak = sum(_high_water_mb(pid) for pid in ("self", *children))
+    peak = sum(high_water_mib(pid) for pid in ("self", *children))
     if "joblib" in sys.modules:  # its processes would wait five minutes for more work
         from joblib.externals.loky import get_reusable_executor
 
         get_reusable_executor().shutdown(kill_workers=True)
     return peak
-
-
-def _high_water_mb(pid: str) -> float:
-    # not getrusage: its maximum outlives the exec, so that it would be the parent's
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def peak_memory_mb(name: str, task: Task) -> float:

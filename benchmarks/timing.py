@@ -15,6 +15,15 @@ def shared_data(name: str) -> Path | None:
     return root / "data" / name if (root / "data" / name).is_dir() else None
 
 
+def high_water_mib(pid: str = "self") -> float:
+    """Return the most memory that a process has had so far, in MiB; 0 where it cannot be known."""
+    # not getrusage: its maximum outlives the exec, so that it would be the parent's
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def race(
     contenders: Mapping[str, Callable[[], None]],
     *,

@@ -8,7 +8,6 @@ peer is told the clips' length, and a table of its own shows what the default co
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from audio.settings import AugmentationSettings, Settings, SpectrogramSettings, TrainingSettings
-from benchmarks.timing import print_race, race
+from benchmarks.timing import high_water_mib, print_race, race
 
 _CLIPS = 320
 _CLIP_S = 1.0
@@ -200,7 +199,7 @@ if __name__ == "__main__":
         {"ours": lambda: ours(AugmentationSettings(), 2), "peers": lambda: peers(2)}[
             given.memory_of
         ]()()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(high_water_mib())
     elif given.threads:
         compare(given.threads)
     else:
