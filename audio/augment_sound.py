@@ -153,7 +153,7 @@ def cut_off(waveform: Tensor, low_hz: Array, high_hz: Array, *, sample_rate_hz: 
     """
     n = waveform.shape[1]
     # half a second of zeros, so that what rings past an end does not come in at the other
-    n_padded = _fast_length(n + round(sample_rate_hz / 2))
+    n_padded = next_fast_len(n + round(sample_rate_hz / 2), real=True)
     f = torch.fft.rfftfreq(n_padded, 1 / sample_rate_hz, device=waveform.device).to(waveform)
     low, high = (torch.from_numpy(hz).to(waveform)[:, None] for hz in (low_hz, high_hz))
     gain = torch.ones(len(waveform), len(f), device=waveform.device)
@@ -162,10 +162,6 @@ def cut_off(waveform: Tensor, low_hz: Array, high_hz: Array, *, sample_rate_hz: 
     gain = torch.where(high.isnan(), gain, gain * passed)
     cut: Tensor = torch.fft.irfft(torch.fft.rfft(waveform, n=n_padded) * gain, n=n_padded)
     return cut[:, :n]
-
-
-def _fast_length(n: int) -> int:
-    return int(next_fast_len(n, real=True))
 
 
 def room_response(
@@ -205,7 +201,7 @@ def add_room(waveform: Tensor, n_valid: Tensor, response: Tensor) -> Tensor:
     response: (batch, n), from `room_response`.
     """
     n = waveform.shape[1]
-    n_padded = _fast_length(n + response.shape[1] - 1)
+    n_padded = next_fast_len(n + response.shape[1] - 1, real=True)
     spectrum = torch.fft.rfft(waveform, n=n_padded) * torch.fft.rfft(response, n=n_padded)
     inside = torch.arange(n, device=waveform.device) < n_valid[:, None]
     wet: Tensor = torch.fft.irfft(spectrum, n=n_padded)[:, :n] * inside

@@ -76,8 +76,7 @@ class Work:
         settings = self.settings
         sampler = make_sampler(
             settings.agent, self.space, self.seed, earlier=self.earlier,
-            cost_aware=settings.cost_aware,
-            **({} if settings.agent == "tpe" else {"tries": settings.tries_each}),
+            cost_aware=settings.cost_aware, tries=settings.tries,
         )  # fmt: skip
         pruner = make_pruner(settings.pruner, self.n_epochs)
         return self.place.open(phase, sampler, pruner, storage)
@@ -349,4 +348,4 @@ def _is_taken(study: Study, work: Work, number: int, values: Setting) -> bool:
         and setting_under_way(t) == values
         and (t.number < number or "seed" in t.user_attrs)
     ]
-    return bool(before) and is_exhausted(before, sampler.tries)
+    return is_exhausted(before, sampler.tries)

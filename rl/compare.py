@@ -36,6 +36,8 @@ OURS = ("dyna-q-ucb", "dyna-q", "thompson", "ucb", "q-learning", "epsilon-greedy
 RIVALS = ("random", "grid", "tpe", "tpe-univariate", "evolution", "optunahub-bandit")
 EARLY = ("dyna-q-ucb+halving", "dyna-q-ucb+median", "tpe+halving", "tpe+median", "tpe+hyperband")
 SLOW = ("gp",)
+ONCE = ("dyna-q-ucb-once",)
+"""The default agent without a second look at a setting."""
 BUDGETS = (20, 50, 100, 200)
 _RUN_SEED = 977
 
@@ -208,7 +210,7 @@ class _Found:
 
 def check_tuners(names: Sequence[str]) -> None:
     """Raise ComparisonError for a name that is no tuner."""
-    known = (*OURS, *RIVALS, *EARLY, *SLOW)
+    known = (*OURS, *RIVALS, *EARLY, *SLOW, *ONCE)
     for name in names:
         if name not in known:
             raise ComparisonError(f"tuner {name!r} is not one of: {', '.join(known)}.")
@@ -230,6 +232,7 @@ def _tuner(name: str, landscape: Landscape, seed: int) -> tuple[Any, Any]:
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         "evolution": lambda: RegularisedEvolution(seed=seed),
         "optunahub-bandit": lambda: BanditPerKnob(seed=seed),
+        "dyna-q-ucb-once": lambda: make_sampler("dyna-q-ucb", space, seed, tries=1),
     }
     pruner = make_pruner(early or "none", landscape.n_epochs)
     sampler = make[name]() if name in make else make_sampler(name, space, seed)  # type: ignore[arg-type]

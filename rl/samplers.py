@@ -148,12 +148,16 @@ class ReplayedTPESampler(BaseSampler):
 def make_sampler(name: AgentName, space: SearchSpace | None, seed: int | None,
                  **parameters: Any) -> BaseSampler:  # fmt: skip
     """Return the sampler called `name`, as a search has it; `parameters` go to its constructor.
+    Of `earlier`, `tries` and `cost_aware` what is empty, 0 or false is left to the agent.
 
     Raises:
         ValueError: there is no such sampler, or it cannot do what is asked.
     """
-    for asked, able in (("earlier", name != "tpe"), ("cost_aware", name == "dyna-q-ucb")):
-        if not parameters.get(asked) and asked in parameters:
+    able_to = {
+        "earlier": name != "tpe", "tries": name != "tpe", "cost_aware": name == "dyna-q-ucb"
+    }  # fmt: skip
+    for asked, able in able_to.items():
+        if parameters.get(asked, True) in (False, 0, (), []):  # tries=None asks for no bound
             del parameters[asked]
         elif asked in parameters and not able:
             raise ValueError(f"agent {name} knows nothing of {asked}; take dyna-q-ucb.")

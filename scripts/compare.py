@@ -28,7 +28,8 @@ class Compare:
     """Landscapes that come with melbandit, or files that `melbandit landscape` wrote; all that
     come with it if none is given."""
     tuners: tuple[str, ...] = ()
-    """Tuners by name; by default all but gp and those with a pruner (tpe+hyperband, ...)."""
+    """Tuners by name; by default all but gp, those with a pruner (tpe+hyperband, ...) and
+    dyna-q-ucb-once, which tries no setting a second time."""
     against: str = "tpe"
     """The tuner that the ratios are taken to."""
     runs: int = 100

@@ -11,6 +11,7 @@ import pytest
 
 from rl.compare import (
     EARLY,
+    ONCE,
     OURS,
     RIVALS,
     SLOW,
@@ -180,7 +181,7 @@ def test_all_tuners_have_the_same_luck(landscape):
     assert (Queries(landscape, 5).order != one.order).any()
 
 
-@pytest.mark.parametrize("name", [*OURS, *RIVALS, *EARLY, *SLOW])
+@pytest.mark.parametrize("name", [*OURS, *RIVALS, *EARLY, *SLOW, *ONCE])
 def test_every_tuner_plays_through_and_can_be_repeated(name, landscape):
     first, second = (play(landscape, name, 2, 12) for _ in range(2))
     for part in ("cost", "observed", "modelled", "test"):
