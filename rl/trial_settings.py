@@ -17,6 +17,7 @@ from rl.fidelity import KILLED
 from rl.knobs import KnobState
 from rl.mdp import Episode, Transition
 from rl.space import Knob, SearchSpace, Setting, SpaceError
+from rl.studies import DIED
 
 PLAN = "melbandit:setting"
 """System attribute of a trial: the setting it was given, known before its first `suggest`."""
@@ -150,10 +151,13 @@ class Reader:
         self, trials: Sequence[FrozenTrial], number: int | None = None, *, tries: int = 1
     ) -> set[tuple[int, ...]]:
         """Return the codes of every setting that trials other than `number` tried so often, that
-        one of them tries or waits to try, or that failed."""
+        one of them tries or waits to try, or that failed. Killed trials count no more, but those
+        that are to be run again."""
         made: dict[tuple[int, ...], list[FrozenTrial]] = {}
         for trial in trials:
-            if trial.number != number and KILLED not in trial.user_attrs:
+            # one whose worker died is run again, with its setting
+            counts = trial.user_attrs.get(KILLED, DIED) == DIED
+            if trial.number != number and counts:
                 key = self.read(setting_under_way(trial))[1]
                 if key is not None:
                     made.setdefault(key, []).append(trial)

@@ -211,6 +211,17 @@ def test_dyna_q_looks_twice_at_good_settings_of_a_search_and_once_of_its_own_acc
         DynaQSampler(tries=0)
 
 
+@pytest.mark.parametrize(("killed", "holds"), [(True, False), ("died", True)])
+def test_a_trial_that_is_to_be_run_again_holds_its_setting(killed: object, holds: bool) -> None:
+    """Else another worker could take the setting before it is."""
+    study = optuna.create_study(direction="maximize", sampler=make_sampler("dyna-q", SPACE, 0))
+    trial = study.ask()
+    values = choose(trial)
+    trial.set_user_attr("killed", killed)
+    study.tell(trial, state=TrialState.FAIL)
+    assert (tuple(SPACE.encode(values)) in Reader(SPACE).tried(study.trials)) == holds
+
+
 def test_a_failed_setting_counts_as_tried_and_a_pruned_one_brings_its_last_value() -> None:
     study = optuna.create_study(
         direction="maximize", sampler=EpsilonGreedySampler(space=SPACE, n_random=3)
