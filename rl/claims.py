@@ -23,13 +23,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from rl.budget import SearchSettings
-from rl.fidelity import BEGAN, KILLED, lasted_s, make_pruner
+from rl.fidelity import BEGAN, DIED, KILLED, lasted_s, make_pruner
 from rl.knob_sampler import Earlier, KnobSampler
 from rl.objective import Objective
 from rl.samplers import make_sampler
 from rl.space import SearchSpace, Setting
 from rl.studies import (
-    DIED,
     RETRY_OF,
     Phase,
     Place,

@@ -25,6 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 KILLED = "killed"
 """User attribute of a trial that was interrupted: it counts as if it had never been."""
+DIED = "died"
+"""What `KILLED` says of a trial whose worker died, which is to be run again."""
 BEGAN, ENDED = "began", "ended"
 """User attributes of a trial: when, in seconds since 1970. Optuna's own times are those of whoever
 writes them down, in his time zone."""

@@ -23,14 +23,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from rl.fidelity import ENDED, KILLED, span_s
+from rl.fidelity import DIED, ENDED, KILLED, span_s
 from rl.space import Value
 from rl.storage import open_storage, without_password
 
 BEAT = "beat"
 """User attribute of a running trial: a count that its worker raises every few seconds."""
-DIED = "died"
-"""What the user attribute `KILLED` says of a trial whose worker died, which is to be run again."""
 RETRY_OF = "retry_of"
 """User attribute of a trial that is run again: the number of the one whose worker died."""
 

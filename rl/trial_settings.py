@@ -13,11 +13,10 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from rl.fidelity import KILLED
+from rl.fidelity import DIED, KILLED
 from rl.knobs import KnobState
 from rl.mdp import Episode, Transition
 from rl.space import Knob, SearchSpace, Setting, SpaceError
-from rl.studies import DIED
 
 PLAN = "melbandit:setting"
 """System attribute of a trial: the setting it was given, known before its first `suggest`."""
